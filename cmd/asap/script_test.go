@@ -1,0 +1,31 @@
+package main
+
+import (
+	"os"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// TestMain lets the scripts run this very test binary as "asap".
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"asap": func() { os.Exit(mainStatus()) },
+	})
+}
+
+// TestScripts runs testdata/script/*.txtar: every command as a person types it.
+// A script whose expected output is part of it is rewritten by
+//
+//	UPDATE_SCRIPTS=1 go test ./cmd/asap -run TestScripts
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"status": scriptStatus,
+		},
+	})
+}
