@@ -1,0 +1,80 @@
+# Everything a maintainer runs. `make` alone lists the targets.
+
+SHELL       = /bin/bash
+.SHELLFLAGS = -euo pipefail -c
+
+GO        ?= go
+FUZZTIME  ?= 5s
+BENCHTIME ?= 0.2s
+COVERFILE ?= coverage.out
+
+# Packages in which goroutines meet: those that import what goroutines meet by.
+RACE_PACKAGES = $(shell $(GO) list -f '{{$$p := .ImportPath}}{{range .Imports}}{{if or (eq . "sync") (eq . "sync/atomic") (eq . "golang.org/x/sync/errgroup")}}{{$$p}}{{"\n"}}{{end}}{{end}}' ./... | sort -u)
+
+# Modules of their own within the repository, other than the tools.
+NESTED_MODULES = $(shell find . -mindepth 2 -name go.mod -not -path '*/testdata/*' -not -path './tools/*' -exec dirname {} \; | sort)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build the asap binary into ./asap, static and without build paths
+	CGO_ENABLED=0 $(GO) build -trimpath -o asap ./cmd/asap
+
+.PHONY: test
+test: ## run the tests, in random order
+	$(GO) test -shuffle=on ./...
+
+.PHONY: race
+race: ## run the tests of packages with concurrent code under the race detector
+	CGO_ENABLED=1 $(GO) test -race $(RACE_PACKAGES)
+
+.PHONY: cover
+cover: ## measure statement coverage, per package and in total, into coverage.out
+	$(GO) test -coverpkg=./... -coverprofile=$(COVERFILE) ./...
+	@$(GO) tool cover -func=$(COVERFILE) | awk '/^total:/ { print "statements covered in total:", $$3 }'
+
+.PHONY: lint
+lint: fmt-check ## check the format, then vet and lint everything
+	$(GO) vet ./...
+	$(GO) tool -modfile=tools/go.mod golangci-lint run ./...
+
+.PHONY: fmt
+fmt: ## format the Go files
+	gofmt -w $$(find . -name '*.go' -not -path './.*')
+
+.PHONY: fmt-check
+fmt-check:
+	@unformatted=$$(gofmt -l $$(find . -name '*.go' -not -path './.*')); \
+	if [ -n "$$unformatted" ]; then echo "not formatted (run make fmt):"; echo "$$unformatted"; exit 1; fi
+
+.PHONY: tidy-check
+tidy-check: ## check that go.mod and go.sum are as go mod tidy leaves them, and the module cache is intact
+	$(GO) mod tidy -diff
+	$(GO) mod verify
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME (5s each)
+	@$(GO) list -f '{{range $$f := .TestGoFiles}}{{$$.ImportPath}} {{$$.Dir}}/{{$$f}}{{"\n"}}{{end}}{{range $$f := .XTestGoFiles}}{{$$.ImportPath}} {{$$.Dir}}/{{$$f}}{{"\n"}}{{end}}' ./... | \
+	while read -r package file; do \
+		[ -n "$$file" ] || continue; \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$file"); do \
+			echo "--- fuzz $$package $$target"; \
+			$(GO) test -run='^$$' -fuzz="^$$target\$$" -fuzztime=$(FUZZTIME) -fuzzminimizetime=5s "$$package" || exit 1; \
+		done; \
+	done
+
+.PHONY: bench
+bench: ## run the benchmarks, briefly (set BENCHTIME for longer runs)
+	$(GO) test -run='^$$' -bench=. -benchmem -benchtime=$(BENCHTIME) ./...
+
+.PHONY: modules
+modules: ## vet and test the modules nested in the repository
+	@for dir in $(NESTED_MODULES); do echo "--- module $$dir"; (cd $$dir && $(GO) vet ./... && $(GO) test ./...) || exit 1; done
+
+.PHONY: check
+check: lint tidy-check test race modules ## what CI runs: all of the above, and a short run of every fuzz target
+	$(MAKE) --no-print-directory fuzz FUZZTIME=3s

@@ -1,0 +1,50 @@
+package housetest
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+var (
+	markdownLink  = regexp.MustCompile(`\]\(([^)#\s]+)(?:#[^)\s]*)?\)`)
+	markdownFence = regexp.MustCompile("(?s)```.*?```")
+)
+
+// A link within the repository leads somewhere.
+func TestLinksInDocumentationLead(t *testing.T) {
+	err := filepath.WalkDir(repositoryRoot, func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() {
+			if skipDir(name, entry) {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(name, ".md") {
+			return nil
+		}
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		for _, link := range markdownLink.FindAllSubmatch(markdownFence.ReplaceAll(text, nil), -1) {
+			target := string(link[1])
+			if strings.Contains(target, ":") { // another scheme: not ours to check
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(filepath.Dir(name), filepath.FromSlash(target))); err != nil {
+				t.Errorf("%s: the link to %s leads nowhere", name, target)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
