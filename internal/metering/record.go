@@ -80,7 +80,7 @@ type Record struct {
 	TokensIn   Count
 	TokensOut  Count
 	APICalls   Count
-	DurationMS int64
+	DurationMS int64 // measured by the node; 0 in a report that leaves it out
 	Tokens     Tokens
 	Model      string
 	Delegation *Delegation
@@ -94,9 +94,13 @@ type Record struct {
 	Overrun bool
 	// Indeterminate marks a task whose node died: charged its ceiling.
 	Indeterminate bool
-	Timestamp     time.Time // when the task ended; the time reports go by
-	ReceivedAt    time.Time // when the ledger took it
-	Sequence      int64     // position in the ledger, from 1; set by the store
+	// Timestamp is when the task ended, the time every report goes by. A
+	// correction carries that of the record it corrects, so that both fall into
+	// the same hour.
+	Timestamp  time.Time
+	ReceivedAt time.Time // when the ledger took it
+	Sequence   int64     // position in the ledger, from 1; set by the store
+	Reason     string    // why a correction was made; empty on Usage
 	// Signature and PublicKey are those of a report an agent signed itself.
 	Signature, PublicKey []byte
 }
@@ -110,5 +114,8 @@ type Filter struct {
 	Skill      string
 	Outcome    Outcome
 	Delegation string // leaf token id
+	// Party restricts to records in which it is the agent or the consumer: what
+	// an agent may see.
+	Party      asap.AgentURN
 	Start, End time.Time
 }

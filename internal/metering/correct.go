@@ -1,0 +1,69 @@
+package metering
+
+import "time"
+
+// Correction asks for a record to be taken back or changed. Records are never
+// edited: the answer is a new record that adds up with the old one.
+type Correction struct {
+	ID     string // of the new record
+	Kind   Kind   // Void or Adjustment
+	Ref    string // the record to correct
+	Reason string
+	// The changes of an Adjustment; nil changes nothing.
+	TokensIn, TokensOut, APICalls, DurationMS Count
+	CostNanoUSD                               *NanoUSD
+}
+
+// Correct returns the record that applies c to the record original: a Void
+// carries its negated quantities, an Adjustment the changes. Both keep the
+// original's task, parties, skill, outcome, delegation and Timestamp, so that
+// every grouping sees them side by side. A void of a void is refused; voids and
+// adjustments of an adjustment are not: they correct that adjustment alone. The
+// ledger sees to it that a record is voided once (ErrAlreadyVoided).
+func Correct(original *Record, c Correction, now time.Time) (Record, error) {
+	if c.Ref != original.ID {
+		return Record{}, refuse(CodeInvalid, "ref", "value_error", "is not the record at hand")
+	}
+	if original.Kind == Void {
+		return Record{}, refuse(CodeInvalid, "ref", "value_error", "a void cannot be corrected")
+	}
+	r := *original
+	r.ID, r.Kind, r.Ref, r.Reason = c.ID, c.Kind, c.Ref, c.Reason
+	r.Tokens, r.Signature, r.PublicKey = Tokens{}, nil, nil
+	r.Evidence, r.Overrun, r.Indeterminate = Observed, false, false
+	r.ReceivedAt, r.Sequence = now.UTC().Truncate(time.Microsecond), 0
+	switch c.Kind {
+	case Void:
+		r.TokensIn, r.TokensOut, r.APICalls = negated(original.TokensIn), negated(original.TokensOut), negated(original.APICalls)
+		r.DurationMS = -original.DurationMS
+		t := &original.Tokens
+		r.Tokens = Tokens{
+			negated(t.InputUncached), negated(t.InputCacheRead), negated(t.InputCacheWrite),
+			negated(t.OutputText), negated(t.OutputReasoning),
+		}
+		if original.CostNanoUSD != nil {
+			cost := -*original.CostNanoUSD
+			r.CostNanoUSD = &cost
+		}
+		if original.Kind == Adjustment { // it counted no task
+			r.Kind = Adjustment
+		}
+	case Adjustment:
+		r.TokensIn, r.TokensOut, r.APICalls = c.TokensIn, c.TokensOut, c.APICalls
+		r.DurationMS, r.CostNanoUSD = deref(c.DurationMS), c.CostNanoUSD
+		if c.CostNanoUSD == nil {
+			r.PriceList = ""
+		}
+	default:
+		return Record{}, refuse(CodeInvalid, "kind", "enum", "must be void or adjustment")
+	}
+	return r, r.Validate()
+}
+
+func negated(n Count) Count {
+	if n == nil {
+		return nil
+	}
+	m := -*n
+	return &m
+}

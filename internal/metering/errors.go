@@ -1,0 +1,59 @@
+package metering
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Codes of [Error]. They are stable and part of the HTTP interface.
+const (
+	CodeInvalid      = "record_invalid"    // shape, type or range of a member
+	CodeInFuture     = "record_in_future"  // timestamp too far ahead
+	CodeTooLate      = "record_too_late"   // timestamp too long ago
+	CodeSignature    = "signature_invalid" // a signed report that does not verify
+	CodeInvalidPrice = "price_invalid"     // a price list that cannot be used
+	CodeInvalidGroup = "group_by_invalid"  // an unknown grouping
+)
+
+var (
+	// ErrConflict reports an id that is already taken by other content.
+	ErrConflict = errors.New("a record with this id and other content exists")
+	// ErrNotFound reports an id that no record has.
+	ErrNotFound = errors.New("no such record")
+	// ErrAlreadyVoided reports a void for a record that has been voided.
+	ErrAlreadyVoided = errors.New("the record has been voided already")
+)
+
+// Issue is one thing wrong with one member.
+type Issue struct {
+	Field   string // dotted path of the member, empty for the whole value
+	Type    string // the name v1.3.0 gives this kind of mistake, where it has one
+	Message string // a sentence for the sender
+}
+
+// Error is a refusal of something a caller sent. Its text is for the sender.
+type Error struct {
+	Code   string
+	Issues []Issue // at least one
+}
+
+// Error lists every issue in one line.
+func (e *Error) Error() string {
+	var b strings.Builder
+	for i, is := range e.Issues {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		if is.Field != "" {
+			b.WriteString(is.Field)
+			b.WriteString(": ")
+		}
+		b.WriteString(is.Message)
+	}
+	return b.String()
+}
+
+func refuse(code, field, kind, format string, args ...any) *Error {
+	return &Error{Code: code, Issues: []Issue{{Field: field, Type: kind, Message: fmt.Sprintf(format, args...)}}}
+}
