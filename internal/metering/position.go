@@ -1,8 +1,6 @@
 package metering
 
-import (
-	"time"
-)
+import "time"
 
 // Position is a place in the list of records ordered by (Timestamp, Sequence).
 // The zero Position is before the first record.
@@ -20,12 +18,18 @@ func (r *Record) Position() Position {
 // IsZero tells whether p is before the first record.
 func (p Position) IsZero() bool { return p == Position{} }
 
+// Page selects a part of the list of records ordered by (Timestamp, Sequence).
+type Page struct {
+	After  Position // continue behind this one
+	Offset int      // then leave out so many
+	Limit  int      // and return at most so many, at least 1
+}
+
 // Stats describe what a store holds.
 type Stats struct {
-	Records   int64     // stored records, corrections included
-	Oldest    time.Time // smallest Timestamp; zero if there is none
-	Retention time.Duration
-	// Retention is how long records are kept; 0 means for ever.
+	Records   int64         // stored records, corrections included
+	Oldest    time.Time     // smallest Timestamp; zero if there is none
+	Retention time.Duration // how long records are kept; 0 means for ever
 }
 
 // Receipt proves that a fact is in the ledger: the audit entry that carries it.

@@ -113,7 +113,7 @@ func ParsePriceList(agent asap.AgentURN, v jsontext.Value) (*PriceList, error) {
 	if len(p.issues) > 0 {
 		return nil, &Error{Code: CodeInvalidPrice, Issues: p.issues}
 	}
-	sum := sha256.Sum256(list.appendCanonical(nil))
+	sum := sha256.Sum256(list.AppendCanonical(nil))
 	list.hash = hex.EncodeToString(sum[:])
 	return list, nil
 }
@@ -177,9 +177,10 @@ func (l *PriceList) Hash() string { return l.hash }
 
 // MarshalJSON returns the canonical JSON that Hash is taken of. ParsePriceList
 // reads it back, given the agent, after removing the member "agent".
-func (l *PriceList) MarshalJSON() ([]byte, error) { return l.appendCanonical(nil), nil }
+func (l *PriceList) MarshalJSON() ([]byte, error) { return l.AppendCanonical(nil), nil }
 
-func (l *PriceList) appendCanonical(dst []byte) []byte {
+// AppendCanonical appends the bytes of [PriceList.MarshalJSON] to dst.
+func (l *PriceList) AppendCanonical(dst []byte) []byte {
 	dst = appendText(append(dst, `{"agent":`...), string(l.Agent))
 	if !l.EffectiveFrom.IsZero() {
 		dst = appendTime(append(dst, `,"effective_from":`...), l.EffectiveFrom)

@@ -73,8 +73,8 @@ func (s *Sums) fields() [8]*int64 {
 // IsZero tells whether nothing is left: no records, or only voided ones.
 func (s Sums) IsZero() bool { return s == Sums{} }
 
-// RollupKey is the key of an hourly rollup. Every stored total is a sum of
-// rollups, except by delegation and across hours that a period cuts.
+// RollupKey is the key of an hourly rollup. A total is a sum of rollups, except
+// where a range or a calendar period cuts an hour: there it is one of records.
 type RollupKey struct {
 	HourUS   int64 // begin of the UTC hour, microseconds since 1970
 	Agent    asap.AgentURN
@@ -120,7 +120,7 @@ const (
 	ByConsumer
 	ByOutcome
 	BySkill
-	ByDelegation // not kept in rollups: needs the records
+	ByDelegation // leaf token id
 )
 
 // Has tells whether all of d are in s.
