@@ -50,6 +50,8 @@ input; 3 a node or its data cannot be reached or read.`,
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "answer in JSON")
 	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "say more")
 	return group(root,
+		a.keysCommand(),
+		a.traceCommand(),
 		a.versionCommand(),
 		a.completionCommand(),
 		a.manCommand(),
@@ -134,4 +136,12 @@ func group(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
 	cmd.RunE = func(*cobra.Command, []string) error { return errNoCommand }
 	cmd.AddCommand(commands...)
 	return cmd
+}
+
+// mustRequire marks a flag of cmd as required; not having that flag is a mistake
+// in this program.
+func mustRequire(cmd *cobra.Command, flag string) {
+	if err := cmd.MarkFlagRequired(flag); err != nil {
+		panic(err)
+	}
 }

@@ -61,7 +61,7 @@ func (a *app) manCommand() *cobra.Command {
 		Args:   cobra.NoArgs,
 		RunE: work(func(cmd *cobra.Command, args []string) error {
 			if err := os.MkdirAll(dir, 0o755); err != nil {
-				return usageErrorf("Cannot write to directory: %w", err)
+				return badValuef("Cannot write to directory: %w", err)
 			}
 			// A fixed date: the same source gives the same pages.
 			date := time.Unix(0, 0).UTC()

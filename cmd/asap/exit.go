@@ -25,9 +25,14 @@ type statusError struct {
 func (e *statusError) Error() string { return e.err.Error() }
 func (e *statusError) Unwrap() error { return e.err }
 
-// usageErrorf reports an argument or an input file that cannot be used.
+// usageErrorf reports a command line that cannot be understood.
 func usageErrorf(format string, args ...any) error {
 	return &statusError{status: exitUsage, err: fmt.Errorf(format, args...)}
+}
+
+// badValuef reports an argument, or an input file it names, that cannot be used.
+func badValuef(format string, args ...any) error {
+	return usageErrorf("Invalid value: "+format, args...)
 }
 
 // refusedErrorf reports a refusal or a failed check.
