@@ -140,7 +140,7 @@ func traceHops(log io.Reader, traceID string) ([]hop, error) {
 			switch cmp.Or(line.Event, line.Msg) {
 			case eventReceived:
 				raw := cmp.Or(line.Timestamp, line.Time)
-				at, _ := time.Parse(time.RFC3339Nano, raw) //nolint:errcheck // an unreadable time sorts by its text
+				at, _ := time.Parse(time.RFC3339Nano, raw) // an unreadable time sorts by its text
 				requests = append(requests, received{line, at, raw})
 			case eventProcessed:
 				durations[line.request()] = line.DurationMS
