@@ -14,5 +14,5 @@
 //
 // The rules are those of the specification's section 3 and of the delegation
 // design: the first failing step decides, in the order of [Step], and each step
-// has one stable [Code].
+// has one stable code, the delegation_* of [asap.Code].
 package delegation

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	asap "github.com/asap-protocol/asap-go"
 )
 
 // Inspection is the unverified view of a token, for a person.
@@ -126,9 +128,9 @@ type StepResult struct {
 	// limits, which only a node can do, "not checked".
 	Result string `json:"result"`
 	// Code, Link and Detail are set where the step failed.
-	Code   Code   `json:"code,omitempty"`
-	Link   *int   `json:"link,omitempty"`
-	Detail string `json:"detail,omitempty"`
+	Code   asap.Code `json:"code,omitempty"`
+	Link   *int      `json:"link,omitempty"`
+	Detail string    `json:"detail,omitempty"`
 }
 
 // Explain lists the steps in order, with the outcome of a verification: err is

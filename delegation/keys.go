@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
-	"strings"
 	"sync"
 
 	"github.com/go-json-experiment/json"
@@ -38,54 +37,17 @@ type KeySource interface {
 }
 
 var (
-	errKeyLength     = errors.New("an Ed25519 public key has 32 bytes")
-	errKeySmallOrder = errors.New("a key of small order, under which signatures prove nothing")
-	errKeyCanonical  = errors.New("a key that is not in canonical form")
-	errKeyPoint      = errors.New("a key that is no point of the curve")
+	errKeyCanonical = errors.New("a key that is not in canonical form")
+	errKeyPoint     = errors.New("a key that is no point of the curve")
 )
-
-// smallOrder holds the y coordinates of all points whose order divides eight,
-// little endian.
-var smallOrder = [...][32]byte{
-	{0x00}, // order 4
-	{0x01}, // order 1
-	{ // order 8
-		0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0,
-		0xd5, 0xdf, 0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05},
-	{ // order 8
-		0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f,
-		0x2a, 0x20, 0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a},
-	{ // order 2, p-1
-		0xec, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
-		0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f},
-}
-
-// usable tells whether a signature under the key means anything: 32 bytes, y
-// below the field's prime, and not of small order. It is cheap.
-func usable(key ed25519.PublicKey) error {
-	if len(key) != ed25519.PublicKeySize {
-		return errKeyLength
-	}
-	y := [32]byte(key)
-	y[31] &= 0x7f
-	if y[31] == 0x7f && y[0] >= 0xed && bytes.Count(y[1:31], []byte{0xff}) == 30 {
-		return errKeyCanonical
-	}
-	for i := range smallOrder {
-		if y == smallOrder[i] {
-			return errKeySmallOrder
-		}
-	}
-	return nil
-}
 
 // CheckKey tells whether a public key may be registered: canonical, a point of
 // the curve, and not of small order.
 func CheckKey(key ed25519.PublicKey) error {
-	if err := usable(key); err != nil {
+	if err := asap.CheckPublicKey(key); err != nil {
 		return err
 	}
-	// x^2 = (y^2-1)/(d*y^2+1) must have a root.
+	// x^2 = (y^2-1)/(d*y^2+1) must have a root, and y be less than p.
 	le := [32]byte(key)
 	le[31] &= 0x7f
 	for i, j := 0, 31; i < j; i, j = i+1, j-1 {
@@ -96,6 +58,9 @@ func CheckKey(key ed25519.PublicKey) error {
 	d := new(big.Int).ModInverse(big.NewInt(121666), p)
 	d.Mul(d, big.NewInt(-121665)).Mod(d, p)
 	y := new(big.Int).SetBytes(le[:])
+	if y.Cmp(p) >= 0 {
+		return errKeyCanonical
+	}
 	y.Mul(y, y).Mod(y, p)
 	v := new(big.Int).Mul(d, y)
 	v.Add(v, one).Mod(v, p) // never 0, as -1/d is no square
@@ -237,7 +202,7 @@ func ringOf(entries []keyEntry) (*KeyRing, error) {
 		if err != nil {
 			return nil, fmt.Errorf("key file: entry %d: %w", i, err)
 		}
-		public, err := decodeKey(e.PublicKey)
+		public, err := asap.ParsePublicKey(e.PublicKey)
 		if err != nil {
 			return nil, fmt.Errorf("key file: entry %d: %w", i, err)
 		}
@@ -246,17 +211,4 @@ func ringOf(entries []keyEntry) (*KeyRing, error) {
 		}
 	}
 	return ring, nil
-}
-
-// decodeKey reads base64 or base64url, with or without padding.
-func decodeKey(text string) (ed25519.PublicKey, error) {
-	text = strings.NewReplacer("-", "+", "_", "/").Replace(strings.TrimRight(text, "="))
-	if strings.ContainsAny(text, "\r\n") {
-		return nil, errors.New("public_key is not base64")
-	}
-	raw, err := base64.RawStdEncoding.Strict().DecodeString(text)
-	if err != nil {
-		return nil, errors.New("public_key is not base64")
-	}
-	return raw, nil
 }

@@ -63,16 +63,16 @@ func Parse(token string) (*Chain, error) {
 // measure makes the checks of size and number of links, and returns the number.
 func measure(token string) (int, *Refusal) {
 	if len(token) > MaxTokenBytes {
-		return 0, refusef(CodeTooLarge, StepSize, NoLink, "the token has %d bytes, at most %d are allowed", len(token), MaxTokenBytes)
+		return 0, refusef(asap.CodeDelegationTooLarge, StepSize, NoLink, "the token has %d bytes, at most %d are allowed", len(token), MaxTokenBytes)
 	}
 	for i, rest := 0, token; ; i++ {
 		link, after, more := strings.Cut(rest, Separator)
 		if len(link) > MaxLinkBytes {
-			return 0, refusef(CodeTooLarge, StepSize, i, "the link has %d bytes, at most %d are allowed", len(link), MaxLinkBytes)
+			return 0, refusef(asap.CodeDelegationTooLarge, StepSize, i, "the link has %d bytes, at most %d are allowed", len(link), MaxLinkBytes)
 		}
 		if !more {
 			if i >= MaxLinks {
-				return 0, refusef(CodeDepth, StepLinkCount, MaxLinks, "the chain has %d links, at most %d are allowed", i+1, MaxLinks)
+				return 0, refusef(asap.CodeDelegationDepth, StepLinkCount, MaxLinks, "the chain has %d links, at most %d are allowed", i+1, MaxLinks)
 			}
 			return i + 1, nil
 		}
@@ -130,11 +130,11 @@ func (l *Link) point() {
 }
 
 // parse reads one compact JWS. A code of "" means that all is well.
-func (l *Link) parse(text []byte, signature *[ed25519.SignatureSize]byte) (Code, string) {
+func (l *Link) parse(text []byte, signature *[ed25519.SignatureSize]byte) (asap.Code, string) {
 	header, rest, ok1 := bytes.Cut(text, []byte("."))
 	payload, sig, ok2 := bytes.Cut(rest, []byte("."))
 	if !ok1 || !ok2 || bytes.IndexByte(sig, '.') >= 0 {
-		return CodeMalformed, "a link has three parts, joined by dots"
+		return asap.CodeDelegationMalformed, "a link has three parts, joined by dots"
 	}
 	var buf [MaxLinkBytes]byte
 	switch {
@@ -145,27 +145,27 @@ func (l *Link) parse(text []byte, signature *[ed25519.SignatureSize]byte) (Code,
 	default:
 		n, ok := decodeBase64(buf[:], header)
 		if !ok {
-			return CodeMalformed, "the header is not base64url without padding"
+			return asap.CodeDelegationMalformed, "the header is not base64url without padding"
 		}
 		if err := l.parseHeader(string(buf[:n])); err != nil {
-			return CodeMalformed, "header: " + err.Error()
+			return asap.CodeDelegationMalformed, "header: " + err.Error()
 		}
 		if l.alg != "EdDSA" && l.alg != "Ed25519" {
-			return CodeUnsupportedAlg, "alg must be EdDSA or Ed25519"
+			return asap.CodeDelegationUnsupportedAlg, "alg must be EdDSA or Ed25519"
 		}
 	}
 	n, ok := decodeBase64(buf[:], payload)
 	if !ok {
-		return CodeMalformed, "the payload is not base64url without padding"
+		return asap.CodeDelegationMalformed, "the payload is not base64url without padding"
 	}
 	if err := l.parseClaims(string(buf[:n])); err != nil {
-		return CodeMalformed, "claims: " + err.Error()
+		return asap.CodeDelegationMalformed, "claims: " + err.Error()
 	}
 	if len(sig) != signatureTextLen {
-		return CodeMalformed, "the signature is not 64 bytes"
+		return asap.CodeDelegationMalformed, "the signature is not 64 bytes"
 	}
 	if _, ok := decodeBase64(signature[:], sig); !ok {
-		return CodeMalformed, "the signature is not base64url without padding"
+		return asap.CodeDelegationMalformed, "the signature is not base64url without padding"
 	}
 	return "", ""
 }

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	asap "github.com/asap-protocol/asap-go"
 )
 
 // Proof of possession is an RFC 9421 signature of the request with the caller's
@@ -304,14 +306,14 @@ func (v *verdict) judgeProof(token string, p *Policy, q *Query, state *error) *R
 	leaf := len(v.grant.links) - 1
 	given, err := readProof(q.Proof)
 	if err == nil && given == nil {
-		return refusef(CodeProofRequired, StepProof, leaf, "a request signature tagged %s is required", ProofTag)
+		return refusef(asap.CodeDelegationProofRequired, StepProof, leaf, "a request signature tagged %s is required", ProofTag)
 	}
 	var signer string
 	if err == nil {
 		signer, err = given.verify(token, v.proofKeys(p, q), q)
 	}
 	if err != nil {
-		return refusef(CodeProofInvalid, StepProof, leaf, "%s", err)
+		return refusef(asap.CodeDelegationProofInvalid, StepProof, leaf, "%s", err)
 	}
 	if *state != nil {
 		return nil // refused in any case: the nonce stays usable
@@ -324,7 +326,7 @@ func (v *verdict) judgeProof(token string, p *Policy, q *Query, state *error) *R
 	if err != nil {
 		*state = err
 	} else if !fresh {
-		return refusef(CodeProofInvalid, StepProof, leaf, "the nonce has been used")
+		return refusef(asap.CodeDelegationProofInvalid, StepProof, leaf, "the nonce has been used")
 	}
 	return nil
 }

@@ -25,15 +25,15 @@ type vectorWorld struct {
 }
 
 type vectorCase struct {
-	ID      string   `json:"id"`
-	Token   string   `json:"token"`
-	Caller  string   `json:"caller"`
-	Action  string   `json:"action"`
-	Now     int64    `json:"now"`
-	Revoked []string `json:"revoked"`
-	Expect  string   `json:"expect"`
-	Code    Code     `json:"code"`
-	HTTP    int      `json:"http"`
+	ID      string    `json:"id"`
+	Token   string    `json:"token"`
+	Caller  string    `json:"caller"`
+	Action  string    `json:"action"`
+	Now     int64     `json:"now"`
+	Revoked []string  `json:"revoked"`
+	Expect  string    `json:"expect"`
+	Code    asap.Code `json:"code"`
+	HTTP    int       `json:"http"`
 }
 
 // RunVectors judges the cases of a JSON lines file: a first line

@@ -19,7 +19,7 @@ type Policy struct {
 	// only delegated authority never is. Without it nobody is.
 	IsRoot func(asap.AgentURN) bool
 	// Revoked tells whether a link was revoked. An error, such as a feed too
-	// old to trust, ends in CodeStateUnavailable, and so does nil.
+	// old to trust, ends in asap.CodeDelegationStateUnavailable, and so does nil.
 	Revoked func(issuer asap.AgentURN, tokenID string) (bool, error)
 	// Resources names this server as res may: its URN and its origins. A link
 	// with res that holds none of them is refused. If empty, res is not
@@ -32,7 +32,7 @@ type Policy struct {
 	RequireProof bool
 	// Remember stores a proof's nonce until that time and reports whether it is
 	// new. It is shared by all replicas. An error, and nil, end in
-	// CodeStateUnavailable.
+	// asap.CodeDelegationStateUnavailable.
 	Remember func(keyID, nonce string, until time.Time) (fresh bool, err error)
 }
 
@@ -85,7 +85,7 @@ type verdict struct {
 func (p *Policy) isRoot(agent asap.AgentURN) bool { return p.IsRoot != nil && p.IsRoot(agent) }
 
 func untrustedRoot(c *Chain) *Refusal {
-	return refusef(CodeRootUntrusted, StepRoot, 0, "%s is no root authority here", c.Principal())
+	return refusef(asap.CodeDelegationRootUntrusted, StepRoot, 0, "%s is no root authority here", c.Principal())
 }
 
 // analyse makes the steps up to the depth ceiling, and those later ones that
@@ -116,7 +116,7 @@ func analyse(token string, p *Policy, prefix *verdict) (*verdict, *Refusal) {
 			keys[i] = p.Keys.Keys(links[i].Issuer, links[i].KeyID)
 		}
 		if !slices.ContainsFunc(keys[i], isUsable) {
-			return nil, refusef(CodeUnknownIssuer, StepIssuerKeys, i, "no key is known for %s", links[i].Issuer)
+			return nil, refusef(asap.CodeDelegationUnknownIssuer, StepIssuerKeys, i, "no key is known for %s", links[i].Issuer)
 		}
 	}
 	if !p.isRoot(links[0].Issuer) {
@@ -125,11 +125,11 @@ func analyse(token string, p *Policy, prefix *verdict) (*verdict, *Refusal) {
 	for i := known; i < len(links); i++ {
 		key := signer(keys[i], in.signed[i], in.signatures[i][:])
 		if key == nil {
-			v.early = refusef(CodeBadSignature, StepSignatures, i, "the signature does not verify with the key of %s", links[i].Issuer)
+			v.early = refusef(asap.CodeDelegationBadSignature, StepSignatures, i, "the signature does not verify with the key of %s", links[i].Issuer)
 			return v, nil
 		}
 		if i > 0 && v.unbound == nil && links[i-1].ConfirmJKT != "" && links[i-1].ConfirmJKT != Thumbprint(key) {
-			v.unbound = refusef(CodeProofInvalid, StepProof, i, "the link is not signed with the key its parent is bound to")
+			v.unbound = refusef(asap.CodeDelegationProofInvalid, StepProof, i, "the link is not signed with the key its parent is bound to")
 		}
 	}
 	if v.early = checkLinkage(links); v.early != nil {
@@ -143,7 +143,7 @@ func analyse(token string, p *Policy, prefix *verdict) (*verdict, *Refusal) {
 	return v, nil
 }
 
-func isUsable(k Key) bool { return usable(k.Public) == nil }
+func isUsable(k Key) bool { return asap.CheckPublicKey(k.Public) == nil }
 
 // signer returns the key that verifies the signature, or nil.
 func signer(keys []Key, signed, signature []byte) ed25519.PublicKey {
@@ -186,7 +186,7 @@ func checkLinkage(links []Link) *Refusal {
 			broken = "crit does not mark the link as one of a chain"
 		}
 		if broken != "" {
-			return refusef(CodeChainBroken, StepLinkage, i, "%s", broken)
+			return refusef(asap.CodeDelegationChainBroken, StepLinkage, i, "%s", broken)
 		}
 	}
 	return nil
@@ -198,11 +198,11 @@ func checkCeiling(links []Link) *Refusal {
 	var ceiling *int64
 	for i := range links {
 		if ceiling != nil && int64(i) > *ceiling {
-			return refusef(CodeDepth, StepDepthCeiling, i, "an ancestor allows no link deeper than %d", *ceiling)
+			return refusef(asap.CodeDelegationDepth, StepDepthCeiling, i, "an ancestor allows no link deeper than %d", *ceiling)
 		}
 		if own := links[i].MaxDepth; own != nil {
 			if ceiling != nil && *own > *ceiling {
-				return refusef(CodeEscalation, StepDepthCeiling, i, "del_max_depth %d is above the %d of an ancestor", *own, *ceiling)
+				return refusef(asap.CodeDelegationEscalation, StepDepthCeiling, i, "del_max_depth %d is above the %d of an ancestor", *own, *ceiling)
 			}
 			ceiling = own
 		}
@@ -231,7 +231,7 @@ func checkNarrowing(links []Link) *Refusal {
 			wider = "res holds a server that an ancestor lacks"
 		}
 		if wider != "" {
-			return refusef(CodeEscalation, StepAttenuation, i, "%s", wider)
+			return refusef(asap.CodeDelegationEscalation, StepAttenuation, i, "%s", wider)
 		}
 		tasks, nanoUSD = tighter(tasks, l.LimitTasks), tighter(nanoUSD, l.LimitNanoUSD)
 		if len(l.Resources) > 0 {
@@ -279,7 +279,7 @@ func (v *verdict) judge(token string, p *Policy, q *Query) *Refusal {
 		for i := range links {
 			revoked, err := p.Revoked(links[i].Issuer, links[i].TokenID)
 			if revoked && err == nil {
-				return refusef(CodeRevoked, StepRevocation, i, "the link was revoked")
+				return refusef(asap.CodeDelegationRevoked, StepRevocation, i, "the link was revoked")
 			}
 			if err != nil && state == nil {
 				state = err
@@ -287,7 +287,7 @@ func (v *verdict) judge(token string, p *Policy, q *Query) *Refusal {
 		}
 	}
 	if links[len(links)-1].Delegate != q.Caller {
-		return refusef(CodeAudience, StepAudience, len(links)-1, "the token is for %s", v.grant.Actor())
+		return refusef(asap.CodeDelegationAudience, StepAudience, len(links)-1, "the token is for %s", v.grant.Actor())
 	}
 	if r := v.judgeResources(p); r != nil {
 		return r
@@ -295,7 +295,7 @@ func (v *verdict) judge(token string, p *Policy, q *Query) *Refusal {
 	if m := scopeMask(q.Action); m == 0 || v.mask&m == 0 {
 		for i := range links {
 			if !links[i].Allows(q.Action) {
-				return refusef(CodeScope, StepScope, i, "the scopes do not cover %q", q.Action)
+				return refusef(asap.CodeDelegationScope, StepScope, i, "the scopes do not cover %q", q.Action)
 			}
 		}
 	}
@@ -310,13 +310,13 @@ func (v *verdict) judge(token string, p *Policy, q *Query) *Refusal {
 	if q.Action == ScopeTaskExecute {
 		for i := range links {
 			if l := links[i].LimitTasks; l != nil && *l == 0 {
-				return &Refusal{Code: CodeLimitTasks, Step: StepLimits, Link: i,
+				return &Refusal{Code: asap.CodeDelegationLimitTasks, Step: StepLimits, Link: i,
 					Detail: "max_tasks is 0", Shortage: &Shortage{Needed: 1}}
 			}
 		}
 	}
 	if state != nil {
-		return &Refusal{Code: CodeStateUnavailable, Step: StepState, Link: NoLink,
+		return &Refusal{Code: asap.CodeDelegationStateUnavailable, Step: StepState, Link: NoLink,
 			Detail: "revocations or nonces cannot be read now", Err: state}
 	}
 	return nil
@@ -328,11 +328,11 @@ func refuseTimes(links []Link, now int64) *Refusal {
 		l := &links[i]
 		switch {
 		case l.IssuedAtUnix > now+int64(ClockSkew/time.Second):
-			return refusef(CodeNotYetValid, StepTimes, i, "iat is %d seconds ahead", l.IssuedAtUnix-now)
+			return refusef(asap.CodeDelegationNotYetValid, StepTimes, i, "iat is %d seconds ahead", l.IssuedAtUnix-now)
 		case l.NotBeforeUnix > now:
-			return refusef(CodeNotYetValid, StepTimes, i, "nbf is %d seconds ahead", l.NotBeforeUnix-now)
+			return refusef(asap.CodeDelegationNotYetValid, StepTimes, i, "nbf is %d seconds ahead", l.NotBeforeUnix-now)
 		case now >= l.ExpiresAtUnix:
-			return refusef(CodeExpired, StepTimes, i, "expired at %s", l.ExpiresAt().Format(time.RFC3339))
+			return refusef(asap.CodeDelegationExpired, StepTimes, i, "expired at %s", l.ExpiresAt().Format(time.RFC3339))
 		}
 	}
 	panic("delegation: summary of times disagrees with the links")
@@ -341,7 +341,7 @@ func refuseTimes(links []Link, now int64) *Refusal {
 func (v *verdict) judgeResources(p *Policy) *Refusal {
 	if !v.restricted {
 		if p.RequireResources {
-			return refusef(CodeAudience, StepAudience, NoLink, "the token names no server, and this one demands it")
+			return refusef(asap.CodeDelegationAudience, StepAudience, NoLink, "the token names no server, and this one demands it")
 		}
 		return nil
 	}
@@ -351,7 +351,7 @@ func (v *verdict) judgeResources(p *Policy) *Refusal {
 	for i := range v.grant.links {
 		own := v.grant.links[i].Resources
 		if len(own) > 0 && !slices.ContainsFunc(p.Resources, func(r string) bool { return slices.Contains(own, r) }) {
-			return refusef(CodeAudience, StepAudience, i, "the token is not for this server")
+			return refusef(asap.CodeDelegationAudience, StepAudience, i, "the token is not for this server")
 		}
 	}
 	return nil
