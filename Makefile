@@ -4,7 +4,9 @@ SHELL       = /bin/bash
 .SHELLFLAGS = -euo pipefail -c
 
 GO        ?= go
-FUZZTIME  ?= 5s
+# A count, not a time: until Go 1.27 a fuzz run that ends by time can fail without
+# a finding (golang/go#75804).
+FUZZTIME  ?= 100000x
 BENCHTIME ?= 0.2s
 COVERFILE ?= coverage.out
 
@@ -57,7 +59,7 @@ tidy-check: ## check that go.mod and go.sum are as go mod tidy leaves them, and 
 	$(GO) mod verify
 
 .PHONY: fuzz
-fuzz: ## run every fuzz target for FUZZTIME (5s each)
+fuzz: ## run every fuzz target for FUZZTIME (100000x each)
 	@$(GO) list -f '{{range $$f := .TestGoFiles}}{{$$.ImportPath}} {{$$.Dir}}/{{$$f}}{{"\n"}}{{end}}{{range $$f := .XTestGoFiles}}{{$$.ImportPath}} {{$$.Dir}}/{{$$f}}{{"\n"}}{{end}}' ./... | \
 	while read -r package file; do \
 		[ -n "$$file" ] || continue; \
@@ -77,4 +79,4 @@ modules: ## vet and test the modules nested in the repository
 
 .PHONY: check
 check: lint tidy-check test race modules ## what CI runs: all of the above, and a short run of every fuzz target
-	$(MAKE) --no-print-directory fuzz FUZZTIME=3s
+	$(MAKE) --no-print-directory fuzz FUZZTIME=10000x

@@ -48,3 +48,25 @@ func TestLinksInDocumentationLead(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// Whoever looks for a place to put something reads docs/architecture.md first.
+func TestArchitectureNamesEveryPackage(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join(repositoryRoot, "docs/architecture.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for _, file := range readTree(t).files {
+		name := file.pkg
+		if name == "." {
+			name = "asap"
+		}
+		if file.test || seen[name] || strings.HasPrefix(name, "examples/") {
+			continue
+		}
+		seen[name] = true
+		if !strings.Contains(string(page), "`"+name+"`") {
+			t.Errorf("docs/architecture.md does not say what package %s is for: add it to the table of packages", name)
+		}
+	}
+}
