@@ -51,6 +51,7 @@ input; 3 a node or its data cannot be reached or read.`,
 	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "say more")
 	return group(root,
 		a.keysCommand(),
+		a.manifestCommand(),
 		a.traceCommand(),
 		a.versionCommand(),
 		a.completionCommand(),

@@ -14,6 +14,7 @@ import (
 	"os"
 	"time"
 
+	asap "github.com/asap-protocol/asap-go"
 	"github.com/spf13/cobra"
 )
 
@@ -45,7 +46,7 @@ The file is readable by its owner alone from the moment it exists.`,
 			if err != nil {
 				return err
 			}
-			encoded, err := encodePrivateKey(private)
+			encoded, err := asap.EncodePrivateKeyPEM(private)
 			if err != nil {
 				return err
 			}
@@ -65,7 +66,7 @@ The file is readable by its owner alone from the moment it exists.`,
 				Algorithm string `json:"algorithm"`
 				PublicKey string `json:"public_key"`
 			}
-			return a.answer(answer{out, "Ed25519", base64.StdEncoding.EncodeToString(public)}, func(w io.Writer) error {
+			return a.answer(answer{out, "Ed25519", asap.EncodePublicKey(public)}, func(w io.Writer) error {
 				_, err := fmt.Fprintf(w, "Private key written to %s\n", out)
 				return err
 			})
@@ -128,7 +129,7 @@ func describeKey(public ed25519.PublicKey) keyDescription {
 	digest := sha256.Sum256(public)
 	return keyDescription{
 		Algorithm:   "Ed25519",
-		PublicKey:   base64.StdEncoding.EncodeToString(public),
+		PublicKey:   asap.EncodePublicKey(public),
 		Hex:         hex.EncodeToString(public),
 		Fingerprint: "SHA256:" + base64.RawStdEncoding.EncodeToString(digest[:]),
 		JWK:         publicJWK{"OKP", "Ed25519", base64.RawURLEncoding.EncodeToString(public)},
@@ -171,7 +172,7 @@ func (a *app) readPrivateKey(what, name string) (ed25519.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := parsePrivateKey(data)
+	key, err := asap.ReadPrivateKeyPEM(data)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
@@ -192,16 +193,12 @@ func (a *app) readPublicKey(what, name string) (ed25519.PublicKey, error) {
 		}
 		return key, nil
 	}
-	private, err := parsePrivateKey(data)
+	private, err := asap.ReadPrivateKeyPEM(data)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	a.warnAboutKeyFile(name)
-	public, ok := private.Public().(ed25519.PublicKey)
-	if !ok {
-		return nil, fmt.Errorf("%s: %w", name, errNotEd25519)
-	}
-	return public, nil
+	return asap.PublicKeyOf(private), nil
 }
 
 func (a *app) readKeyFile(what, name string) ([]byte, error) {
@@ -227,32 +224,7 @@ func (a *app) warnAboutKeyFile(name string) {
 	}
 }
 
-var errNotEd25519 = errors.New("not an Ed25519 key")
-
-func encodePrivateKey(key ed25519.PrivateKey) ([]byte, error) {
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
-}
-
-func parsePrivateKey(data []byte) (ed25519.PrivateKey, error) {
-	block, _ := pem.Decode(data)
-	if block == nil || block.Type != "PRIVATE KEY" {
-		return nil, errors.New("not a PEM file with an unencrypted PKCS#8 private key")
-	}
-	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, err
-	}
-	key, ok := parsed.(ed25519.PrivateKey)
-	if !ok {
-		return nil, errNotEd25519
-	}
-	return key, nil
-}
-
+// parsePublicKey reads the PKIX form of an Ed25519 public key.
 func parsePublicKey(der []byte) (ed25519.PublicKey, error) {
 	parsed, err := x509.ParsePKIXPublicKey(der)
 	if err != nil {
@@ -260,7 +232,10 @@ func parsePublicKey(der []byte) (ed25519.PublicKey, error) {
 	}
 	key, ok := parsed.(ed25519.PublicKey)
 	if !ok {
-		return nil, errNotEd25519
+		return nil, asap.ErrKey
+	}
+	if err := asap.CheckPublicKey(key); err != nil {
+		return nil, err
 	}
 	return key, nil
 }
