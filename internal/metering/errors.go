@@ -4,16 +4,18 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	asap "github.com/asap-protocol/asap-go"
 )
 
-// Codes of [Error]. They are stable and part of the HTTP interface.
+// Codes of [Error], from the protocol's table of codes.
 const (
-	CodeInvalid      = "record_invalid"    // shape, type or range of a member
-	CodeInFuture     = "record_in_future"  // timestamp too far ahead
-	CodeTooLate      = "record_too_late"   // timestamp too long ago
-	CodeSignature    = "signature_invalid" // a signed report that does not verify
-	CodeInvalidPrice = "price_invalid"     // a price list that cannot be used
-	CodeInvalidGroup = "group_by_invalid"  // an unknown grouping
+	CodeInvalid      = asap.CodeRecordInvalid  // shape, type or range of a member
+	CodeInFuture     = asap.CodeRecordInFuture // timestamp too far ahead
+	CodeTooLate      = asap.CodeRecordTooLate  // timestamp too long ago
+	CodeSignature    = asap.CodeSignature      // a signed report that does not verify
+	CodeInvalidPrice = asap.CodeValidation     // a price list that cannot be used
+	CodeInvalidGroup = asap.CodeInvalidFilter  // an unknown grouping
 )
 
 var (
@@ -34,7 +36,7 @@ type Issue struct {
 
 // Error is a refusal of something a caller sent. Its text is for the sender.
 type Error struct {
-	Code   string
+	Code   asap.Code
 	Issues []Issue // at least one
 }
 
@@ -54,6 +56,6 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-func refuse(code, field, kind, format string, args ...any) *Error {
+func refuse(code asap.Code, field, kind, format string, args ...any) *Error {
 	return &Error{Code: code, Issues: []Issue{{Field: field, Type: kind, Message: fmt.Sprintf(format, args...)}}}
 }

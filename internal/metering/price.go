@@ -83,11 +83,11 @@ func ParsePriceList(agent asap.AgentURN, v jsontext.Value) (*PriceList, error) {
 		switch name {
 		case "effective_from":
 			s, err := jsontext.AppendUnquote(nil, v)
-			t, zoned, ok := ParseTime(string(s))
-			if err != nil || !ok || !zoned {
+			t, bad := asap.ParseTimestamp(string(s))
+			if err != nil || bad != nil || asap.Zoneless(t) {
 				p.add(name, "datetime_parsing", "must be an RFC 3339 time with its zone")
 			}
-			list.EffectiveFrom = t
+			list.EffectiveFrom = t.UTC()
 		case "models":
 			list.models = p.models("models.", v)
 		case "skills":
