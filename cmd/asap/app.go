@@ -49,9 +49,11 @@ input; 3 a node or its data cannot be reached or read.`,
 	root.SetErr(a.errOut)
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "answer in JSON")
 	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "say more")
+	root.AddCommand(a.schemaAliases()...)
 	return group(root,
 		a.keysCommand(),
 		a.manifestCommand(),
+		a.schemasCommand(),
 		a.traceCommand(),
 		a.versionCommand(),
 		a.completionCommand(),
