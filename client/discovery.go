@@ -1,7 +1,6 @@
 package client
 
 import (
-	"container/list"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -120,14 +119,16 @@ type Discovery struct {
 	opts      *options
 	transport *transport
 
-	mu      sync.Mutex // guards entries and recent, not the entries' fields
-	entries map[string]*list.Element
-	recent  *list.List // of *cached, the latest used in front
+	mu      sync.Mutex // guards entries, the url and used of each, and uses
+	entries map[string]*cached
+	uses    uint64
 }
 
-// cached is one manifest. Whoever holds the token in busy may touch the rest.
+// cached is one manifest. Whoever holds the token in busy may touch what follows
+// it.
 type cached struct {
 	url     string
+	used    uint64 // when it was asked for last, counted in uses of the cache
 	busy    chan struct{}
 	found   *Discovered
 	etag    string
@@ -145,7 +146,7 @@ func NewDiscovery(opts ...Option) (*Discovery, error) {
 }
 
 func newDiscovery(o *options, t *transport) *Discovery {
-	return &Discovery{opts: o, transport: t, entries: map[string]*list.Element{}, recent: list.New()}
+	return &Discovery{opts: o, transport: t, entries: map[string]*cached{}}
 }
 
 // Close closes the idle connections.
@@ -182,19 +183,24 @@ func (d *Discovery) Discover(ctx context.Context, agentURL string) (*Discovered,
 func (d *Discovery) entry(target string) *cached {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if e, ok := d.entries[target]; ok {
-		d.recent.MoveToFront(e)
-		return e.Value.(*cached)
+	d.uses++
+	entry := d.entries[target]
+	if entry == nil {
+		entry = &cached{url: target, busy: make(chan struct{}, 1)}
+		if d.opts.discovery.bound == 0 {
+			return entry
+		}
+		d.entries[target] = entry
 	}
-	entry := &cached{url: target, busy: make(chan struct{}, 1)}
-	if d.opts.discovery.bound == 0 {
-		return entry
-	}
-	d.entries[target] = d.recent.PushFront(entry)
-	for d.recent.Len() > d.opts.discovery.bound {
-		oldest := d.recent.Back()
-		delete(d.entries, oldest.Value.(*cached).url)
-		d.recent.Remove(oldest)
+	entry.used = d.uses
+	if len(d.entries) > d.opts.discovery.bound {
+		oldest := entry
+		for _, e := range d.entries {
+			if e.used < oldest.used {
+				oldest = e
+			}
+		}
+		delete(d.entries, oldest.url)
 	}
 	return entry
 }

@@ -67,7 +67,7 @@ func (n *pipeNet) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
 func serve(t *testing.T, handler http.HandlerFunc) *http.Transport {
 	t.Helper()
 	n := newPipeNet()
-	server := &http.Server{Handler: handler}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
 	done := make(chan struct{})
 	go func() { defer close(done); _ = server.Serve(n) }()
 	rt := &http.Transport{DialContext: n.dial, MaxIdleConnsPerHost: 100}

@@ -101,7 +101,7 @@ func (s *Socket) dial(ctx context.Context) (*websocket.Conn, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	conn, res, err := websocket.Dial(ctx, s.url, &websocket.DialOptions{HTTPClient: s.http, HTTPHeader: header})
+	conn, res, err := websocket.Dial(ctx, s.url, &websocket.DialOptions{HTTPClient: s.http, HTTPHeader: header}) //nolint:bodyclose // the library closes it
 	if err == nil {
 		conn.SetReadLimit(s.opts.maxAnswer)
 		return conn, nil

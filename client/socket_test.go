@@ -331,9 +331,9 @@ func TestSocketReconnectDelays(t *testing.T) {
 		synctest.Wait()
 		mu.Lock()
 		defer mu.Unlock()
-		want := []time.Duration{0, 1, 3, 7, 15, 31, 61, 91, 121}
-		for i := range want {
-			want[i] *= time.Second
+		var want []time.Duration
+		for _, seconds := range []int{0, 1, 3, 7, 15, 31, 61, 91, 121} {
+			want = append(want, time.Duration(seconds)*time.Second)
 		}
 		if !reflect.DeepEqual(at, want) {
 			t.Errorf("connected at %v, want %v", at, want)

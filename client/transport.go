@@ -83,7 +83,7 @@ func (t *transport) do(ctx context.Context, req request, policy RetryPolicy) (*a
 			return nil, refusal
 		}
 		if err := sleep(ctx, wait); err != nil {
-			return nil, failure("wait", req.url, n, lost, fmt.Errorf("%w (last attempt: %v)", err, refusal))
+			return nil, failure("wait", req.url, n, lost, fmt.Errorf("%w (last attempt: %s)", err, refusal.Error()))
 		}
 	}
 }
