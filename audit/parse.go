@@ -20,7 +20,7 @@ type fields struct {
 	details                                 []byte
 	previousHash, rowHash                   []byte // 64 hexadecimal digits
 	hash                                    []byte // the same; only in an export line
-	hashFrom, hashTo                        int    // where the hash member stands, with its comma
+	hashFrom, hashTo                        int    // where the hash member stands, with its comma, or would stand
 	parties, partiesFrom, unknown           int
 	sawSeq, sawSubject, sawDetails, sawTime bool
 }
@@ -45,9 +45,12 @@ func (f *fields) parse(octets []byte, withHash bool) error {
 // hashMemberLen is the length of `"hash":"...",`.
 const hashMemberLen = len(`"hash":"",`) + 64
 
+var hashName = name{[]byte("hash"), true}
+
 const notJCS = "not RFC 8785 JSON"
 
-// scan does the work of parse in one pass; its result is "" or what is wrong.
+// scan does the work of parse in one pass; its result is "" or what is wrong,
+// which is only used if the bytes are canonical JSON: see classify.
 func (f *fields) scan(b []byte, withHash bool) string {
 	s := scanner{b: b}
 	if !s.byte('{') {
@@ -61,6 +64,9 @@ func (f *fields) scan(b []byte, withHash bool) string {
 			return notJCS
 		}
 		last = n
+		if !withHash && f.hashFrom == 0 && hashName.before(n) {
+			f.hashFrom = at
+		}
 		if problem := f.member(&s, n, at, withHash); problem != "" {
 			return problem
 		}
@@ -85,17 +91,17 @@ func (f *fields) member(s *scanner, n name, at int, withHash bool) string {
 	switch string(n.raw) {
 	case "actor":
 		if f.actor = s.ascii(); f.actor == nil || !isURN(f.actor) {
-			return bad(s, "actor is not a URN in ASCII")
+			return "actor is not a URN in ASCII"
 		}
 	case "details":
 		from := s.i
 		if s.peek() != '{' || !s.value(detailsDepth) {
-			return bad(s, "details are not an object")
+			return "details are not an object"
 		}
 		f.details, f.sawDetails = s.b[from:s.i:s.i], true
 	case "event_type":
 		if f.eventType = s.ascii(); f.eventType == nil || !isEventType(f.eventType) {
-			return bad(s, "event_type")
+			return "event_type"
 		}
 	case "hash":
 		if !withHash {
@@ -108,22 +114,22 @@ func (f *fields) member(s *scanner, n name, at int, withHash bool) string {
 		f.hashFrom, f.hashTo = at, s.i+1
 	case "id":
 		if f.id = s.ascii(); f.id == nil {
-			return bad(s, "id is not text")
+			return "id is not text"
 		}
 	case "parties":
 		f.partiesFrom = s.i
 		return f.readParties(s)
 	case "previous_hash":
 		if f.previousHash = s.ascii(); len(f.previousHash) != 64 {
-			return bad(s, "previous_hash is not 64 hexadecimal digits")
+			return "previous_hash is not 64 hexadecimal digits"
 		}
 	case "row_hash":
 		if f.rowHash = s.ascii(); len(f.rowHash) != 64 || !isHex(f.rowHash) {
-			return bad(s, "row_hash is not 64 hexadecimal digits")
+			return "row_hash is not 64 hexadecimal digits"
 		}
 	case "seq":
 		if f.seq, f.sawSeq = s.integer(); !f.sawSeq {
-			return bad(s, "seq is not an integer")
+			return "seq is not an integer"
 		}
 	case "subject":
 		if s.peek() != '"' {
@@ -134,7 +140,7 @@ func (f *fields) member(s *scanner, n name, at int, withHash bool) string {
 		}
 	case "timestamp":
 		if f.timestampUS, f.sawTime = parseTimestamp(s.ascii()); !f.sawTime {
-			return bad(s, "timestamp is not YYYY-MM-DDTHH:MM:SS.ffffffZ")
+			return "timestamp is not YYYY-MM-DDTHH:MM:SS.ffffffZ"
 		}
 	default:
 		f.unknown++
@@ -153,7 +159,7 @@ func (f *fields) readParties(s *scanner) string {
 	for {
 		p := s.ascii()
 		if p == nil || !isURN(p) || (f.parties > 0 && bytes.Compare(last, p) >= 0) {
-			return bad(s, "parties are not sorted unique URNs")
+			return "parties are not sorted unique URNs"
 		}
 		last = p
 		f.parties++
@@ -205,10 +211,6 @@ func (s *scanner) ascii() []byte {
 	}
 	return raw[:len(raw):len(raw)]
 }
-
-// bad exists so that call sites read alike; a message is only used if the bytes
-// are canonical JSON, see classify.
-func bad(_ *scanner, message string) string { return message }
 
 // classify says what octets that scan refused are: over a limit, not strict
 // JSON, strict JSON in another spelling, or canonical with a wrong member.

@@ -1,5 +1,7 @@
 package audit
 
+import "github.com/go-json-experiment/json/jsontext"
+
 // Reason is the code of what is wrong with a log; "" is nothing.
 type Reason string
 
@@ -41,3 +43,11 @@ const (
 	EntryMissing  Reason = "entry_missing"  // a business row or a receipt without its entry
 	RowMismatch   Reason = "row_mismatch"   // a business row that is not what was logged
 )
+
+// MarshalJSON writes the code, and no reason as null.
+func (r Reason) MarshalJSON() ([]byte, error) {
+	if r == "" {
+		return []byte("null"), nil
+	}
+	return jsontext.AppendQuote(nil, string(r))
+}
