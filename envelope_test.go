@@ -375,7 +375,7 @@ func TestNonce(t *testing.T) {
 	}
 	e := Envelope{ID: "e1"}
 	d := e.DuplicateNonce(strings.Repeat("n", 100))
-	if d.Code != CodeInvalidNonce || !jsontext.Value(d.Details).IsValid() || len(d.Details) > 200 {
+	if d.Code != CodeInvalidNonce || !d.Details.IsValid() || len(d.Details) > 200 {
 		t.Errorf("%v %s", d, d.Details)
 	}
 }

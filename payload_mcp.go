@@ -158,7 +158,7 @@ func (o *object) checkOutcome(m *McpToolResult) {
 	if len(o.issues.list) > 0 || len(o.extra) > 0 {
 		return
 	}
-	msg := ""
+	var msg string
 	switch {
 	case m.Success && m.Result == nil:
 		msg = "result must be provided when success=True"

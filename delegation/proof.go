@@ -355,16 +355,16 @@ func (v *verdict) proofKeys(p *Policy, q *Query) []Key {
 
 // verify checks a proof against the request and returns the thumbprint of the
 // key that made it.
-func (g *proof) verify(token string, keys []Key, q *Query) (string, error) {
+func (p *proof) verify(token string, keys []Key, q *Query) (string, error) {
 	for _, name := range []string{"@method", "@target-uri", tokenField} {
-		if !g.covers(name) {
+		if !p.covers(name) {
 			return "", fmt.Errorf("the signature does not cover %s", name)
 		}
 	}
-	if len(q.Proof.Body) > 0 && !g.covers(digestField) {
+	if len(q.Proof.Body) > 0 && !p.covers(digestField) {
 		return "", errors.New("the signature does not cover content-digest")
 	}
-	if g.covers(digestField) {
+	if p.covers(digestField) {
 		if err := CheckContentDigest(strings.Join(q.Proof.Header(digestField), ", "), q.Proof.Body); err != nil {
 			return "", err
 		}
@@ -373,18 +373,18 @@ func (g *proof) verify(token string, keys []Key, q *Query) (string, error) {
 		return "", errors.New("the signed header is not this token")
 	}
 	switch now := q.Now.Unix(); {
-	case g.created > now+int64(ClockSkew/time.Second):
+	case p.created > now+int64(ClockSkew/time.Second):
 		return "", errors.New("the signature is from the future")
-	case g.created < now-int64(ProofWindow/time.Second), g.expires != 0 && now >= g.expires:
+	case p.created < now-int64(ProofWindow/time.Second), p.expires != 0 && now >= p.expires:
 		return "", errors.New("the signature is too old")
 	}
-	base, err := signatureBase(q.Proof, g.items, g.raw)
+	base, err := signatureBase(q.Proof, p.items, p.raw)
 	if err != nil {
 		return "", err
 	}
 	for _, k := range keys {
 		print := Thumbprint(k.Public)
-		if (g.keyID == print || g.keyID == k.ID) && ed25519.Verify(k.Public, []byte(base), g.signature) {
+		if (p.keyID == print || p.keyID == k.ID) && ed25519.Verify(k.Public, []byte(base), p.signature) {
 			return print, nil
 		}
 	}

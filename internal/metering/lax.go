@@ -30,7 +30,7 @@ func laxInt(v jsontext.Value) (n int64, kind, message string) {
 		if err != nil || !ok {
 			return 0, "int_parsing", unparsable
 		}
-		n, kind, message = wholeNumber(text)
+		n, kind, _ = wholeNumber(text)
 		if kind != "" {
 			return 0, "int_parsing", unparsable
 		}
