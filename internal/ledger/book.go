@@ -1,0 +1,286 @@
+package ledger
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"time"
+
+	asap "github.com/asap-protocol/asap-go"
+	"github.com/asap-protocol/asap-go/audit"
+	"github.com/asap-protocol/asap-go/internal/metering"
+)
+
+// book is the ledger as one transaction sees it: what was loaded, changed by
+// the operations of the group one after the other, and the list of those
+// changes. An operation checks first and changes after, so a refused one leaves
+// no trace and needs no savepoint.
+type book struct {
+	ledger *Ledger
+	now    time.Time // whole microseconds
+
+	head        audit.Head
+	counters    Counters
+	tasks       map[asap.TaskID]*Task
+	envelopes   map[EnvelopeKey]*Task
+	held        []*Task // only when asked for
+	records     map[string]*StoredRecord
+	corrections map[string][]*StoredRecord
+	budgets     map[BudgetKey]*cell[Budget]
+	rollups     map[RollupKey]*cell[metering.Sums]
+	purgeable   int64
+
+	changes Changes
+	// order of first change, so that the same group always writes the same way
+	dirtyBudgets []BudgetKey
+	dirtyRollups []RollupKey
+}
+
+// cell is a value that may have been changed.
+type cell[T any] struct {
+	value  T
+	exists bool // a budget that was never seen takes its limits from the first link
+	dirty  bool
+}
+
+func newBook(now time.Time, l *Ledger) *book {
+	return &book{ledger: l, now: now.UTC().Truncate(time.Microsecond),
+		tasks: map[asap.TaskID]*Task{}, envelopes: map[EnvelopeKey]*Task{}, records: map[string]*StoredRecord{},
+		corrections: map[string][]*StoredRecord{}, budgets: map[BudgetKey]*cell[Budget]{}, rollups: map[RollupKey]*cell[metering.Sums]{}}
+}
+
+// run applies a group inside a transaction. Refusals are the operations' own;
+// an error is the store's and concerns all.
+func (b *book) run(ctx context.Context, tx Tx, group []*pending) error {
+	first := Needs{Head: true}
+	for _, p := range group {
+		p.op.needs(&first)
+	}
+	if err := b.load(ctx, tx, &first); err != nil {
+		return err
+	}
+	second := Needs{}
+	for _, p := range group {
+		p.op.more(b, &second)
+	}
+	if len(second.Budgets)+len(second.Rollups)+len(second.Corrections)+len(second.Records) > 0 {
+		if err := b.load(ctx, tx, &second); err != nil {
+			return err
+		}
+	}
+	for _, p := range group {
+		p.err = p.op.apply(b)
+	}
+	return b.write(ctx, tx)
+}
+
+func (b *book) load(ctx context.Context, tx Tx, n *Needs) error {
+	got, err := tx.Load(ctx, n)
+	if err != nil {
+		return fmt.Errorf("load: %w", err)
+	}
+	if n.Head {
+		b.head, b.counters, b.purgeable = got.Head, got.Counters, got.Purgeable
+		if b.head.Size == 0 {
+			b.head = audit.GenesisHead(b.ledger.opts.Origin)
+		}
+	}
+	for _, t := range got.Tasks {
+		b.know(t)
+		if t.State == Held {
+			b.held = append(b.held, t)
+		}
+	}
+	for _, r := range got.Records {
+		b.records[r.Record.ID] = r
+	}
+	for _, r := range got.Corrections {
+		b.corrections[r.Record.Ref] = append(b.corrections[r.Record.Ref], r)
+	}
+	for _, v := range got.Budgets {
+		b.budgets[v.Key()] = &cell[Budget]{value: v, exists: true}
+	}
+	for _, v := range got.Rollups {
+		b.rollups[v.Key] = &cell[metering.Sums]{value: v.Sums, exists: true}
+	}
+	return nil
+}
+
+// know makes a task findable by both of its keys.
+func (b *book) know(t *Task) {
+	b.tasks[t.ID] = t
+	if t.EnvelopeID != "" {
+		b.envelopes[EnvelopeKey{t.Consumer, t.EnvelopeID}] = t
+	}
+}
+
+func (b *book) write(ctx context.Context, tx Tx) error {
+	c := &b.changes
+	for _, key := range b.dirtyBudgets {
+		c.Budgets = append(c.Budgets, b.budgets[key].value)
+	}
+	for _, key := range b.dirtyRollups {
+		c.Rollups = append(c.Rollups, Rollup{key, b.rollups[key].value})
+	}
+	c.Counters = b.counters
+	if c.empty() {
+		return nil
+	}
+	if err := tx.Write(ctx, c); err != nil {
+		return fmt.Errorf("write: %w", err)
+	}
+	return nil
+}
+
+func (c *Changes) empty() bool {
+	return len(c.Entries) == 0 && c.RemovePurged == 0 && c.DropAnswers == 0
+}
+
+func (b *book) batch() Batch {
+	batch := Batch{Entries: b.changes.Entries, Records: make([]metering.Record, len(b.changes.Records))}
+	for i, r := range b.changes.Records {
+		batch.Records[i] = r.Record
+	}
+	return batch
+}
+
+// posting is what an operation is about to add to the book. It is complete
+// before anything changes.
+type posting struct {
+	entries []audit.Entry
+	head    audit.Head
+	budgets []Budget
+	rollups []Rollup
+	at      map[RollupKey]int // index of rollups
+}
+
+// chain extends the log by events, tentatively.
+func (b *book) chain(p *posting, events ...audit.Event) error {
+	if p.entries == nil {
+		p.head = b.head
+	}
+	for _, ev := range events {
+		entry, head, err := audit.Append(p.head, b.now, ev, b.ledger.opts.Entropy)
+		if err != nil {
+			return fmt.Errorf("%w: %s entry: %w", ErrInvalid, ev.Type, err)
+		}
+		p.entries, p.head = append(p.entries, entry), head
+	}
+	return nil
+}
+
+// receipt returns the receipt of the i-th entry of a posting.
+func (p *posting) receipt(i int) Receipt {
+	e := &p.entries[i]
+	return Receipt{Seq: e.Seq, EntryID: e.ID, Hash: e.Hash}
+}
+
+// budget returns the counter of a link, a fresh one if it was never seen.
+func (b *book) budget(l Link) *cell[Budget] {
+	c := b.budgets[l.Key()]
+	if c == nil {
+		c = &cell[Budget]{value: Budget{Link: l}}
+		b.budgets[l.Key()] = c
+	}
+	return c
+}
+
+// tally adds a record to its cells, tentatively.
+func (b *book) tally(p *posting, r *metering.Record) error {
+	for _, key := range rollupKeys(r) {
+		var sums metering.Sums
+		if c := b.rollups[key]; c != nil {
+			sums = c.value
+		}
+		at, again := p.at[key]
+		if again {
+			sums = p.rollups[at].Sums
+		}
+		if err := sums.Add(*r); err != nil {
+			return fmt.Errorf("totals of %s: %w", key.Agent, err)
+		}
+		if again {
+			p.rollups[at].Sums = sums
+			continue
+		}
+		if p.at == nil {
+			p.at = map[RollupKey]int{}
+		}
+		p.at[key] = len(p.rollups)
+		p.rollups = append(p.rollups, Rollup{key, sums})
+	}
+	return nil
+}
+
+// take makes a posting part of the book. It cannot fail.
+func (b *book) take(p *posting) {
+	b.changes.Entries = append(b.changes.Entries, p.entries...)
+	if p.entries != nil {
+		b.head = p.head
+	}
+	for _, v := range p.budgets {
+		c := b.budgets[v.Key()]
+		if !c.dirty {
+			c.dirty = true
+			b.dirtyBudgets = append(b.dirtyBudgets, v.Key())
+		}
+		c.value, c.exists = v, true
+	}
+	for _, v := range p.rollups {
+		c := b.rollups[v.Key]
+		if c == nil {
+			c = &cell[metering.Sums]{}
+			b.rollups[v.Key] = c
+		}
+		if !c.dirty {
+			c.dirty = true
+			b.dirtyRollups = append(b.dirtyRollups, v.Key)
+		}
+		c.value, c.exists = v.Sums, true
+	}
+}
+
+// store makes a record part of the book: it gets the next sequence.
+func (b *book) store(r *StoredRecord) {
+	b.counters.Records++
+	r.Record.Sequence = b.counters.Records
+	b.records[r.Record.ID] = r
+	if r.Record.Ref != "" {
+		b.corrections[r.Record.Ref] = append(b.corrections[r.Record.Ref], r)
+	}
+	b.changes.Records = append(b.changes.Records, r)
+}
+
+// keep notes a price list that has priced a record and may not be stored yet.
+func (b *book) keep(list *metering.PriceList, agent asap.AgentURN) {
+	if list == nil || b.ledger.priced[list.Hash()] {
+		return
+	}
+	for _, have := range b.changes.PriceLists {
+		if have.Hash == list.Hash() {
+			return
+		}
+	}
+	b.changes.PriceLists = append(b.changes.PriceLists, StoredPriceList{Hash: list.Hash(), Agent: agent, Canonical: list.AppendCanonical(nil), At: b.now})
+}
+
+// rollupKeys lists the cells a record is counted in.
+func rollupKeys(r *metering.Record) []RollupKey {
+	keys := make([]RollupKey, 0, 4)
+	for _, span := range [...]Span{Hour, Day} {
+		key := RollupKey{Span: span, StartUS: r.Timestamp.UTC().Truncate(span.Duration()).UnixMicro(),
+			Agent: r.Agent, Consumer: r.Consumer, Outcome: r.Outcome, Skill: r.Skill}
+		keys = append(keys, key)
+		if r.Delegation != nil {
+			key.Delegation = r.Delegation.TokenID
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// seal fills in the canonical form and the hash of what will be stored.
+func (r *StoredRecord) seal() (rowHash [32]byte) {
+	r.Octets = r.Record.AppendCanonical(r.Octets[:0])
+	return sha256.Sum256(r.Octets)
+}

@@ -1,0 +1,269 @@
+package ledger
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	asap "github.com/asap-protocol/asap-go"
+	"github.com/asap-protocol/asap-go/audit"
+	"github.com/asap-protocol/asap-go/internal/metering"
+)
+
+const (
+	// MaxGroup is the most operations (items of batches counted) in one commit.
+	MaxGroup = 1024
+	// DefaultQueue is how many operations may wait unless Options say otherwise.
+	DefaultQueue = 8192
+	// MaxBatch is the most items in one batch.
+	MaxBatch = 10_000
+)
+
+// Options are what a Ledger needs besides its store. Origin is required.
+type Options struct {
+	// Origin names the log; it is bound into the first entry.
+	Origin string
+	// Operator is the actor of what the ledger does by itself (purge).
+	Operator asap.AgentURN
+	// Now is the clock; nil for the system's.
+	Now func() time.Time
+	// Prices returns the price list in force for an agent, or nil for none. It
+	// is called by many goroutines.
+	Prices func(asap.AgentURN) *metering.PriceList
+	// LostAnswer makes the answer that a retry gets for a task whose node died.
+	// Nil stores no answer; the replay then carries only the failure code.
+	LostAnswer func(*Task) []byte
+	// Committed is told what has become durable, in sequence order, on the
+	// committer's goroutine: it must not block. Nil for nobody.
+	Committed func(Batch)
+	// Entropy feeds the ids of entries and records; nil for the system's.
+	Entropy io.Reader
+	// Queue is how many operations may wait; 0 for DefaultQueue.
+	Queue int
+}
+
+// Batch is what one commit added.
+type Batch struct {
+	Entries []audit.Entry
+	Records []metering.Record
+}
+
+// Ledger is the one writer of a store. Its methods are safe for concurrent use.
+// Operations are answered only while Run is running; before that they wait.
+type Ledger struct {
+	store Store
+	opts  Options
+	ids   *asap.IDSource
+
+	queue chan *pending
+
+	// closing guards the queue against senders that come after the drain.
+	closing sync.RWMutex
+	closed  bool // guarded by closing
+
+	// fatal holds the sticky error once the outcome of a commit is unknown.
+	fatal atomic.Pointer[error]
+
+	// The rest belongs to the committer: whoever runs commit.
+	priced map[string]bool // price lists that are stored for sure
+	last   int             // size of the last group, to guess whether more is coming
+}
+
+// pending is an operation that waits for its group.
+type pending struct {
+	op   operation
+	err  error
+	done chan struct{}
+}
+
+// operation is one thing to do to the ledger. The closed set of them is in this
+// package: admit, settle, release, expire, record, correct, append, purge and
+// the removal of what is due.
+type operation interface {
+	// needs names what apply has to know; more what it has to know after that.
+	needs(n *Needs)
+	more(b *book, n *Needs)
+	// apply changes the book, or returns an error and leaves it as it was. Its
+	// result goes into the operation itself.
+	apply(b *book) error
+	// weight is how many items the operation stands for.
+	weight() int
+}
+
+// Open returns the ledger of a store after it has settled what a dead run left
+// behind: every task that was started and never ended is recorded as failed and
+// indeterminate, through the same code as Settle. The store stays the caller's
+// to close, after Run has returned.
+func Open(ctx context.Context, store Store, o Options) (*Ledger, error) {
+	if o.Origin == "" {
+		return nil, fmt.Errorf("%w: a ledger needs an origin", ErrInvalid)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Prices == nil {
+		o.Prices = func(asap.AgentURN) *metering.PriceList { return nil }
+	}
+	if o.Entropy == nil {
+		o.Entropy = rand.Reader
+	}
+	if o.Queue <= 0 {
+		o.Queue = DefaultQueue
+	}
+	if o.Committed == nil {
+		o.Committed = func(Batch) {}
+	}
+	l := &Ledger{store: store, opts: o, ids: asap.NewIDSource(), queue: make(chan *pending, o.Queue), priced: map[string]bool{}}
+	if err := l.recover(ctx); err != nil {
+		return nil, fmt.Errorf("settle what the last run left behind: %w", err)
+	}
+	return l, nil
+}
+
+// Run commits what is handed in until ctx ends, then what still waits, and
+// returns nil; after that operations get ErrClosed. It returns ErrOutcomeUnknown
+// if it had to stop. Run is called once.
+func (l *Ledger) Run(ctx context.Context) error {
+	// A commit that has begun is not interrupted.
+	work := context.WithoutCancel(ctx)
+	for {
+		select {
+		case first := <-l.queue:
+			l.commit(work, l.gather(first))
+		case <-ctx.Done():
+			l.closing.Lock()
+			l.closed = true
+			l.closing.Unlock()
+			for {
+				select {
+				case first := <-l.queue:
+					l.commit(work, l.gather(first))
+				default:
+					return l.stopped()
+				}
+			}
+		}
+		if err := l.stopped(); err != nil {
+			l.closing.Lock()
+			l.closed = true
+			l.closing.Unlock()
+			for {
+				select {
+				case p := <-l.queue:
+					p.release(err)
+				default:
+					return err
+				}
+			}
+		}
+	}
+}
+
+// stopped returns the error that ended the ledger, or nil.
+func (l *Ledger) stopped() error {
+	if err := l.fatal.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// gather takes what has come together behind first. A group forms by itself
+// while the one before it is written; when the callers of that one have just
+// been woken it pays to let them run first.
+func (l *Ledger) gather(first *pending) []*pending {
+	group := append(make([]*pending, 0, l.last+1), first)
+	weight := first.op.weight()
+	for yields := 0; ; {
+		select {
+		case p := <-l.queue:
+			group = append(group, p)
+			if weight += p.op.weight(); weight >= MaxGroup {
+				return group
+			}
+		default:
+			if len(group) >= l.last || yields == 8 {
+				return group
+			}
+			yields++
+			runtime.Gosched()
+		}
+	}
+}
+
+// commit has the store apply a group, wakes its callers and tells the feed.
+func (l *Ledger) commit(ctx context.Context, group []*pending) {
+	l.last = len(group)
+	var b *book
+	err := l.store.Update(ctx, func(tx Tx) error {
+		b = newBook(l.opts.Now(), l)
+		return b.run(ctx, tx, group)
+	})
+	switch {
+	case err == nil:
+	case errors.Is(err, ErrOutcomeUnknown):
+		l.fatal.Store(&err)
+	case !errors.Is(err, ErrUnavailable):
+		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	for _, p := range group {
+		if err != nil {
+			p.err = err
+		}
+		close(p.done)
+	}
+	if err == nil && len(b.changes.Entries) > 0 {
+		l.opts.Committed(b.batch())
+	}
+	if err == nil {
+		for _, list := range b.changes.PriceLists {
+			l.priced[list.Hash] = true
+		}
+	}
+}
+
+func (p *pending) release(err error) {
+	p.err = err
+	close(p.done)
+}
+
+// do hands an operation over and waits until its group is durable. When ctx
+// ends first the operation may still happen: the caller may ask again under the
+// same key.
+func (l *Ledger) do(ctx context.Context, op operation) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	p := &pending{op: op, done: make(chan struct{})}
+	if err := l.enqueue(p); err != nil {
+		return err
+	}
+	select {
+	case <-p.done:
+		return p.err
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the ledger: %w", context.Cause(ctx))
+	}
+}
+
+func (l *Ledger) enqueue(p *pending) error {
+	l.closing.RLock()
+	defer l.closing.RUnlock()
+	if err := l.stopped(); err != nil {
+		return err
+	}
+	if l.closed {
+		return ErrClosed
+	}
+	select {
+	case l.queue <- p:
+		return nil
+	default:
+		return ErrOverloaded
+	}
+}

@@ -1,0 +1,201 @@
+package ledger
+
+import (
+	"context"
+	"time"
+
+	asap "github.com/asap-protocol/asap-go"
+	"github.com/asap-protocol/asap-go/audit"
+	"github.com/asap-protocol/asap-go/internal/metering"
+)
+
+// Store keeps the ledger. The rules are all in this package: a store loads what
+// it is asked for and writes what it is told, so that two databases cannot come
+// to disagree. [github.com/asap-protocol/asap-go/internal/storetest] holds what
+// every implementation must pass.
+type Store interface {
+	// Update runs f in one exclusive write transaction. What Load returns must
+	// not change under f before the transaction ends, seen from any process that
+	// writes to the same store.
+	//
+	//   - nil: everything f wrote is durable (it survives a crash of the machine).
+	//   - an error of f is returned unchanged, and nothing of f was kept.
+	//   - an error that is ErrOutcomeUnknown: the commit may have happened.
+	//   - any other error: nothing was kept and the store can be used again.
+	//
+	// f is called at most once. Update is not called concurrently.
+	Update(ctx context.Context, f func(Tx) error) error
+	// Close ends the store. No Update may be running.
+	Close() error
+}
+
+// Tx is one write transaction of a Store.
+type Tx interface {
+	// Load reads what is named. What does not exist is simply missing from the
+	// answer. It may be called several times, before Write.
+	Load(ctx context.Context, n *Needs) (*Loaded, error)
+	// Write stores changes. It is called at most once.
+	Write(ctx context.Context, c *Changes) error
+}
+
+// Needs names what a group of operations has to know.
+type Needs struct {
+	Head      bool // Head and Counters
+	Tasks     []asap.TaskID
+	Envelopes []EnvelopeKey
+	// Answers adds to the tasks found by envelope what a retry is answered.
+	Records []string // by id, purged ones too
+	// Corrections asks for the corrections whose Ref is one of these.
+	Corrections []string
+	Budgets     []BudgetKey
+	Rollups     []RollupKey
+	// HeldTasks asks for at most that many tasks in state Held, oldest first;
+	// with HeldExpiredBy set only for those whose ExpiresAt is set and not after it.
+	HeldTasks     int
+	HeldExpiredBy time.Time
+	// PurgeBefore asks how many raw records are older.
+	PurgeBefore time.Time
+}
+
+// EnvelopeKey is the key of an admission.
+type EnvelopeKey struct {
+	Consumer asap.AgentURN
+	Envelope asap.EnvelopeID
+}
+
+// Loaded answers Needs.
+type Loaded struct {
+	Head        audit.Head // the zero Head for an empty log
+	Counters    Counters
+	Tasks       []*Task // found by id, envelope or state; each once
+	Records     []*StoredRecord
+	Corrections []*StoredRecord
+	Budgets     []Budget
+	Rollups     []Rollup
+	Purgeable   int64
+}
+
+// Counters are the single values of a store.
+type Counters struct {
+	// Records is how many usage records were ever stored: the sequence of the
+	// newest one.
+	Records int64
+	// Purged is how many of them were removed.
+	Purged int64
+	// PurgedBefore is the retention mark: raw records older than it are gone or
+	// about to go. Zero when nothing was ever purged.
+	PurgedBefore time.Time
+}
+
+// Task is the stored form of a task.
+type Task struct {
+	// Seq is the sequence of its task.started entry, and the key of its row.
+	Seq        int64
+	ID         asap.TaskID
+	Consumer   asap.AgentURN
+	EnvelopeID asap.EnvelopeID // empty once released: the key is free again
+	Digest     [32]byte
+	Agent      asap.AgentURN
+	Verified   bool
+	Skill      string
+	ParentTask asap.TaskID
+	TraceID    string
+	Links      []Link // limits are not loaded
+	Ceiling    *metering.NanoUSD
+	ExpiresAt  time.Time
+	StartedAt  time.Time
+	Started    Receipt
+
+	State   TaskState
+	EndedAt time.Time
+	End     Receipt // of the entry that ended it; EntryID and Hash are empty if that entry was pruned
+	// RecordID and Settlement identify what it was settled with.
+	RecordID   string
+	Settlement [32]byte
+	Failure    string
+	// Charged is what the links were charged; nil while held, when released, and
+	// when nobody knows.
+	Charged *metering.NanoUSD
+	// Answer is stored beside the task and dropped after its keep time.
+	Answer []byte
+}
+
+// StoredRecord is the stored form of a usage record.
+type StoredRecord struct {
+	Record metering.Record
+	// Digest is that of the report, to tell a repetition from a conflict.
+	Digest [32]byte
+	// Octets is the canonical form; its SHA-256 is the row_hash of the entry.
+	Octets []byte
+	Entry  Receipt
+	// Purged tells that only id, digest and entry are left.
+	Purged bool
+}
+
+// Span is the length of time a rollup covers.
+type Span int
+
+// The spans that are maintained. The numbers are stored.
+const (
+	Hour Span = 0
+	Day  Span = 1
+)
+
+// Duration returns the length of the span.
+func (s Span) Duration() time.Duration {
+	if s == Day {
+		return 24 * time.Hour
+	}
+	return time.Hour
+}
+
+// RollupKey is one cell of the rollups. Delegated tasks are counted twice over:
+// in the cell with an empty Delegation, like every record, and in one of their
+// token's own. So totals never have to walk through tokens, which may be as many
+// as there are tasks.
+type RollupKey struct {
+	Span       Span
+	StartUS    int64 // microseconds since 1970, start of the hour or day in UTC
+	Delegation string
+	Agent      asap.AgentURN
+	Consumer   asap.AgentURN
+	Outcome    metering.Outcome
+	Skill      string
+}
+
+// Rollup is a cell and what it holds.
+type Rollup struct {
+	Key  RollupKey
+	Sums metering.Sums
+}
+
+// Changes is what a group of operations leaves behind, in the order of the
+// group. Values are absolute, not differences.
+type Changes struct {
+	NewTasks   []*Task   // in any state; an Answer that is set is stored
+	EndedTasks []*Task   // stored before: State and what follows it changed
+	Budgets    []Budget  // inserted or replaced
+	Records    []*StoredRecord
+	Rollups    []Rollup // inserted or replaced
+	PriceLists []StoredPriceList
+	Entries    []audit.Entry // extend the log; the last one is the head
+	Counters   Counters
+	// PurgeBefore moves the retention mark; the rows behind it are removed by
+	// RemovePurged.
+	PurgeBefore time.Time
+	// RemovePurged removes at most that many raw records behind the mark and
+	// keeps their ids; DropAnswers that many answers older than DropAnswersBefore.
+	// Both report what they did through Removed.
+	RemovePurged      int
+	DropAnswers       int
+	DropAnswersBefore time.Time
+	Removed           *int64
+}
+
+// StoredPriceList is a price list as the records that it priced refer to it.
+type StoredPriceList struct {
+	Hash      string
+	Agent     asap.AgentURN
+	Canonical []byte
+	At        time.Time
+}
