@@ -115,7 +115,7 @@ func (o *admit) apply(b *book) error {
 func (a *Admission) appendDetails(d []byte) []byte {
 	d = appendText(append(d, `{"agent":`...), string(a.Agent))
 	if a.Ceiling != nil {
-		d = append(append(a.Ceiling.Append(append(d, `,"ceiling_usd":"`...)), '"'))
+		d = append(a.Ceiling.Append(append(d, `,"ceiling_usd":"`...)), '"')
 	}
 	d = appendText(append(d, `,"consumer":`...), string(a.Consumer))
 	if len(a.Links) > 0 {

@@ -196,7 +196,7 @@ func (b *book) tally(p *posting, r *metering.Record) error {
 		if again {
 			sums = p.rollups[at].Sums
 		}
-		if err := sums.Add(*r); err != nil {
+		if err := sums.Add(r); err != nil {
 			return fmt.Errorf("totals of %s: %w", key.Agent, err)
 		}
 		if again {

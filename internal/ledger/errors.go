@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	asap "github.com/asap-protocol/asap-go"
+	"github.com/asap-protocol/asap-go/internal/metering"
 )
 
 // What an operation may answer. Each is a sentinel for [errors.Is]; the text
@@ -18,8 +19,10 @@ var (
 	// ErrUnknownTask reports a task that was never admitted here.
 	ErrUnknownTask = errors.New("unknown task")
 	// ErrUnknownRecord reports a correction of a record that is not here, or not
-	// any more.
-	ErrUnknownRecord = errors.New("unknown usage record")
+	// any more. It is a metering.ErrNotFound.
+	ErrUnknownRecord = fmt.Errorf("the ledger has %w to correct", metering.ErrNotFound)
+	// errRecordConflict is ErrConflict for the key of a record.
+	errRecordConflict = fmt.Errorf("%w: %w", ErrConflict, metering.ErrConflict)
 	// ErrTaskEnded reports a task that was already released or expired.
 	ErrTaskEnded = errors.New("task has already ended")
 	// ErrInvalid reports an operation that breaks its own contract.
@@ -65,7 +68,7 @@ type LimitError struct {
 	Needed    int64
 }
 
-// Held tells whether only open holds stand in the way, so that the same call
+// MayFree tells whether only open holds stand in the way, so that the same call
 // may succeed later (code delegation_limit_held).
 func (e *LimitError) MayFree() bool { return e.Needed <= e.Limit-e.Used }
 

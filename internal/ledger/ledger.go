@@ -33,9 +33,8 @@ type Options struct {
 	Operator asap.AgentURN
 	// Now is the clock; nil for the system's.
 	Now func() time.Time
-	// Prices returns the price list in force for an agent, or nil for none. It
-	// is called by many goroutines.
-	Prices func(asap.AgentURN) *metering.PriceList
+	// Prices are the price lists of the agents; nil prices nothing.
+	Prices *metering.PriceBook
 	// LostAnswer makes the answer that a retry gets for a task whose node died.
 	// Nil stores no answer; the replay then carries only the failure code.
 	LostAnswer func(*Task) []byte
@@ -73,6 +72,7 @@ type Ledger struct {
 	// The rest belongs to the committer: whoever runs commit.
 	priced map[string]bool // price lists that are stored for sure
 	last   int             // size of the last group, to guess whether more is coming
+	next   *pending        // taken from the queue, but to be a group of its own
 }
 
 // pending is an operation that waits for its group.
@@ -107,9 +107,6 @@ func Open(ctx context.Context, store Store, o Options) (*Ledger, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Prices == nil {
-		o.Prices = func(asap.AgentURN) *metering.PriceList { return nil }
-	}
 	if o.Entropy == nil {
 		o.Entropy = rand.Reader
 	}
@@ -135,32 +132,42 @@ func (l *Ledger) Run(ctx context.Context) error {
 	for {
 		select {
 		case first := <-l.queue:
-			l.commit(work, l.gather(first))
+			l.serve(work, first)
 		case <-ctx.Done():
-			l.closing.Lock()
-			l.closed = true
-			l.closing.Unlock()
-			for {
-				select {
-				case first := <-l.queue:
-					l.commit(work, l.gather(first))
-				default:
-					return l.stopped()
-				}
+			l.close()
+			for len(l.queue) > 0 {
+				l.serve(work, <-l.queue)
 			}
+			return l.stopped()
 		}
 		if err := l.stopped(); err != nil {
-			l.closing.Lock()
-			l.closed = true
-			l.closing.Unlock()
-			for {
-				select {
-				case p := <-l.queue:
-					p.release(err)
-				default:
-					return err
-				}
-			}
+			l.close()
+			return err
+		}
+	}
+}
+
+// serve commits the group that begins with first, and an operation that was
+// found to need a group of its own.
+func (l *Ledger) serve(ctx context.Context, first *pending) {
+	for ; first != nil; first, l.next = l.next, nil {
+		if err := l.stopped(); err != nil {
+			first.release(err)
+			continue
+		}
+		l.commit(ctx, l.gather(first))
+	}
+}
+
+// close lets nobody in any more. If the ledger has stopped, those who wait are
+// told so.
+func (l *Ledger) close() {
+	l.closing.Lock()
+	l.closed = true
+	l.closing.Unlock()
+	if err := l.stopped(); err != nil {
+		for len(l.queue) > 0 {
+			(<-l.queue).release(err)
 		}
 	}
 }
@@ -179,11 +186,17 @@ func (l *Ledger) stopped() error {
 func (l *Ledger) gather(first *pending) []*pending {
 	group := append(make([]*pending, 0, l.last+1), first)
 	weight := first.op.weight()
+	if weight >= MaxGroup {
+		return group
+	}
 	for yields := 0; ; {
 		select {
 		case p := <-l.queue:
-			group = append(group, p)
-			if weight += p.op.weight(); weight >= MaxGroup {
+			if weight += p.op.weight(); p.op.weight() >= MaxGroup {
+				l.next = p
+				return group
+			}
+			if group = append(group, p); weight >= MaxGroup {
 				return group
 			}
 		default:

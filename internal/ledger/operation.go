@@ -97,8 +97,8 @@ type Receipt = metering.Receipt
 // Recorded is the answer to one Report or Correction.
 type Recorded = metering.Recorded
 
-// Settled is the answer to a Settlement.
-type Settled struct {
+// Posted is the answer to a Settlement.
+type Posted struct {
 	Receipt Receipt         // of the task.completed or task.failed entry
 	Record  metering.Record // as stored: priced, with id and sequence
 	Replay  bool            // the task had been settled before, alike
@@ -123,16 +123,10 @@ const (
 )
 
 // Correction takes back or amends a record. Nothing is edited: it is a record
-// of its own that falls into the hour of the one it corrects.
+// of its own that falls into the hour of the one it corrects. Its key is ID.
 type Correction struct {
-	ID   string        // of the new record; empty for a fresh one
-	Kind metering.Kind // Void or Adjustment
-	Ref  string        // id of the record corrected
-	// Change holds the quantities of an adjustment, possibly negative; what they
-	// describe (agent, consumer, skill, …) is that of Ref. Unused by a void.
-	Change metering.Record
-	Actor  asap.AgentURN // who corrects
-	Reason string
+	metering.Correction
+	Actor asap.AgentURN // who corrects
 }
 
 // Purged is the answer to a purge.

@@ -22,14 +22,14 @@ const FailureIndeterminate = "task_indeterminate"
 // task.failed and usage.recorded entries, the charge on every link of its
 // delegation and the answer for retries become durable together. The record is
 // priced here. Settling again alike returns the first receipt.
-func (l *Ledger) Settle(ctx context.Context, s Settlement) (Settled, error) {
+func (l *Ledger) Settle(ctx context.Context, s Settlement) (Posted, error) {
 	if s.TaskID == "" || s.Record.TaskID != "" && s.Record.TaskID != s.TaskID {
-		return Settled{}, fmt.Errorf("%w: a settlement is of one task", ErrInvalid)
+		return Posted{}, fmt.Errorf("%w: a settlement is of one task", ErrInvalid)
 	}
 	op := &settle{in: s, digest: s.digest()}
 	l.prepare(op)
 	if err := l.do(ctx, op); err != nil {
-		return Settled{}, err
+		return Posted{}, err
 	}
 	return op.out, nil
 }
@@ -43,7 +43,7 @@ type settle struct {
 	record *StoredRecord
 	row    [32]byte
 	list   *metering.PriceList
-	out    Settled
+	out    Posted
 }
 
 func (o *settle) weight() int { return 1 }
@@ -84,7 +84,7 @@ func (l *Ledger) prepare(o *settle) {
 // without a list is unknown, not zero (I8).
 func (l *Ledger) price(r *metering.Record) *metering.PriceList {
 	r.CostNanoUSD, r.PriceList = nil, ""
-	list := l.opts.Prices(r.Agent)
+	list := l.opts.Prices.At(r.Agent, r.Timestamp)
 	if list == nil {
 		return nil
 	}
@@ -105,7 +105,13 @@ func (o *settle) needs(n *Needs) {
 
 func (o *settle) more(b *book, n *Needs) {
 	t := b.tasks[o.in.TaskID]
-	if t == nil || t.State != Held {
+	switch {
+	case t == nil:
+		return
+	case t.State != Held:
+		if t.RecordID != "" {
+			n.Records = append(n.Records, t.RecordID)
+		}
 		return
 	}
 	for _, link := range t.Links {
@@ -166,7 +172,7 @@ func (o *settle) apply(b *book) error {
 	case t.Settlement != o.digest:
 		return fmt.Errorf("%w: task %s was settled otherwise", ErrConflict, t.ID)
 	default:
-		o.out = Settled{Receipt: t.End, Replay: true}
+		o.out = Posted{Receipt: t.End, Replay: true}
 		if r := b.records[t.RecordID]; r != nil {
 			o.out.Record = r.Record
 		}
@@ -187,7 +193,7 @@ func (o *settle) apply(b *book) error {
 		return fmt.Errorf("%w: the record of task %s is not what was admitted", ErrInvalid, t.ID)
 	}
 	if b.records[r.ID] != nil {
-		return fmt.Errorf("%w: record id %s is taken", ErrConflict, r.ID)
+		return fmt.Errorf("%w: %s", errRecordConflict, r.ID)
 	}
 	if t.Ceiling != nil && r.CostNanoUSD != nil && *r.CostNanoUSD > *t.Ceiling {
 		r.Overrun = true
@@ -227,7 +233,7 @@ func (o *settle) apply(b *book) error {
 	}
 	t.RecordID, t.Settlement, t.Failure, t.Charged, t.Answer = r.ID, o.digest, o.in.Failure, charged, o.in.Answer
 	b.changes.EndedTasks = append(b.changes.EndedTasks, t)
-	o.out = Settled{Receipt: t.End, Record: *r, Budgets: p.budgets}
+	o.out = Posted{Receipt: t.End, Record: *r, Budgets: p.budgets}
 	return nil
 }
 
@@ -241,7 +247,7 @@ func (b *book) lose(o *settle, t *Task) {
 	if t.Ceiling != nil {
 		ceiling := *t.Ceiling
 		r.CostNanoUSD = &ceiling
-		if o.list = l.opts.Prices(t.Agent); o.list != nil {
+		if o.list = l.opts.Prices.At(t.Agent, b.now); o.list != nil {
 			r.PriceList = o.list.Hash()
 		}
 	}

@@ -172,9 +172,9 @@ type Rollup struct {
 // Changes is what a group of operations leaves behind, in the order of the
 // group. Values are absolute, not differences.
 type Changes struct {
-	NewTasks   []*Task   // in any state; an Answer that is set is stored
-	EndedTasks []*Task   // stored before: State and what follows it changed
-	Budgets    []Budget  // inserted or replaced
+	NewTasks   []*Task  // in any state; an Answer that is set is stored
+	EndedTasks []*Task  // stored before: State and what follows it changed
+	Budgets    []Budget // inserted or replaced
 	Records    []*StoredRecord
 	Rollups    []Rollup // inserted or replaced
 	PriceLists []StoredPriceList
