@@ -14,7 +14,6 @@ import (
 	"sync"
 	"time"
 
-
 	"github.com/asap-protocol/asap-go/internal/ledger"
 )
 
@@ -203,7 +202,7 @@ func configure(c *conn, journal string) error {
 		{"foreign_keys", "ON", "1"},
 		{"trusted_schema", "OFF", "0"},
 		{"temp_store", "MEMORY", "2"},
-		{"cache_size", "-32768", "-32768"},        // KiB
+		{"cache_size", "-32768", "-32768"},     // KiB
 		{"wal_autocheckpoint", "4000", "4000"}, // pages
 	}
 	for _, p := range pragmas {
@@ -288,4 +287,3 @@ func (s *Store) rollback() error {
 	s.open = err != nil
 	return err
 }
-

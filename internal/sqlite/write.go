@@ -127,6 +127,14 @@ func (t *tx) appendEntries(entries []audit.Entry) error {
 			e.Seq, e.ID, e.Timestamp.UnixMicro(), e.Type, e.Actor, e.Subject, e.Octets, e.Hash[:]); err != nil {
 			return err
 		}
+		for _, party := range e.Parties {
+			if party == e.Actor {
+				continue
+			}
+			if _, err := t.c.exec(`INSERT INTO audit_parties (party, seq) VALUES (?, ?)`, party, e.Seq); err != nil {
+				return err
+			}
+		}
 	}
 	head := &entries[len(entries)-1]
 	changed, err := t.c.exec(`UPDATE audit_head SET seq = ?, hash = ?`, head.Seq, head.Hash[:])
@@ -164,8 +172,24 @@ func (t *tx) remove(c *ledger.Changes) error {
 		}
 	}
 	if c.DropAnswers > 0 {
-		n, err := t.c.exec(`DELETE FROM answers WHERE task_seq IN (SELECT task_seq FROM answers WHERE ended_us < ? LIMIT ?)`,
-			c.DropAnswersBefore.UnixMicro(), int64(c.DropAnswers))
+		newest, err := t.c.one(`SELECT max(seq) FROM audit_entries`)
+		if err != nil {
+			return fmt.Errorf("drop answers: %w", err)
+		}
+		size, _ := newest.(int64)
+		size++
+		// What ended before a time also started before it, so its key is below
+		// that of the first entry since.
+		first, err := seqAt(func(seq int64) (us int64, err error) {
+			v, err := t.c.one(entryTime, seq)
+			us, _ = v.(int64)
+			return us, err
+		}, size, c.DropAnswersBefore.UnixMicro())
+		if err != nil {
+			return fmt.Errorf("drop answers: %w", err)
+		}
+		n, err := t.c.exec(`DELETE FROM answers WHERE task_seq IN (SELECT task_seq FROM answers WHERE task_seq < ? AND ended_us < ? LIMIT ?)`,
+			first, c.DropAnswersBefore.UnixMicro(), int64(c.DropAnswers))
 		if err != nil {
 			return fmt.Errorf("drop answers: %w", err)
 		}

@@ -154,6 +154,13 @@ CREATE INDEX audit_entries_subject ON audit_entries (subject);
 CREATE INDEX audit_entries_type ON audit_entries (event_type)
     WHERE event_type NOT IN ('task.started', 'task.completed', 'usage.recorded');
 
+-- The parties of an entry besides its actor: what an agent may see of the log.
+CREATE TABLE audit_parties (
+    party TEXT    NOT NULL,
+    seq   INTEGER NOT NULL,
+    PRIMARY KEY (party, seq)
+) STRICT, WITHOUT ROWID;
+
 -- The newest entry; no row while the log is empty.
 CREATE TABLE audit_head (
     seq  INTEGER NOT NULL,

@@ -1,0 +1,193 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/asap-protocol/asap-go/audit"
+)
+
+// entryTime is when an entry was made; no row if it is not there.
+const entryTime = `SELECT timestamp_us FROM audit_entries WHERE seq = ?`
+
+// seqAt finds the first entry at or after a time by halving: times never go
+// back along the log, so no index on them is needed.
+func seqAt(timeOf func(seq int64) (int64, error), size, us int64) (int64, error) {
+	lo, hi := int64(0), size
+	for lo < hi {
+		mid := lo + (hi-lo)/2
+		at, err := timeOf(mid)
+		switch {
+		case errors.Is(err, sql.ErrNoRows): // pruned, so older than what is kept
+			at = math.MinInt64
+		case err != nil:
+			return 0, err
+		}
+		if at < us {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	return lo, nil
+}
+
+// commonTypes are found by walking the log; the index holds the others.
+var commonTypes = []string{audit.TaskStarted, audit.TaskCompleted, audit.UsageRecorded}
+
+const rareType = `event_type NOT IN ('task.started', 'task.completed', 'usage.recorded')`
+
+// ListAudit returns at most limit matching entries in ascending Seq from
+// position from on, and the size of the log. It answers from the octets: a row
+// whose index columns say something else is not served under that filter.
+func (s *Store) ListAudit(ctx context.Context, f audit.Filter, from int64, limit int) (entries []audit.Entry, size int64, err error) {
+	err = s.read(ctx, func(q *sql.Tx) error {
+		if size, err = auditSize(ctx, q); err != nil {
+			return err
+		}
+		until := size
+		timeOf := func(seq int64) (us int64, err error) {
+			return us, q.QueryRowContext(ctx, entryTime, seq).Scan(&us)
+		}
+		if !f.Start.IsZero() {
+			first, err := seqAt(timeOf, size, ceilUS(f.Start))
+			if err != nil {
+				return err
+			}
+			from = max(from, first)
+		}
+		if !f.End.IsZero() {
+			if until, err = seqAt(timeOf, size, ceilUS(f.End)); err != nil {
+				return err
+			}
+		}
+		for len(entries) < limit && from < until {
+			from, err = auditPage(ctx, q, &f, from, until, limit, &entries)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return entries, size, err
+}
+
+// auditChunk is how many candidates are read at once.
+const auditChunk = 512
+
+// auditPage adds matching entries until there are limit, and returns where to go
+// on. What drives the query is the filter that leaves fewest rows; the others
+// are applied to the octets.
+func auditPage(ctx context.Context, q *sql.Tx, f *audit.Filter, from, until int64, limit int, entries *[]audit.Entry) (int64, error) {
+	const columns = `SELECT e.seq, e.octets, e.hash FROM audit_entries e`
+	const within = ` AND e.seq >= ?2 AND e.seq < ?3 ORDER BY e.seq LIMIT ?4`
+	args := []any{"", from, until, auditChunk}
+	var query string
+	switch {
+	case f.Subject != "":
+		query, args[0] = columns+` INDEXED BY audit_entries_subject WHERE e.subject = ?1`+within, f.Subject
+	case f.Actor != "":
+		query, args[0] = columns+` INDEXED BY audit_entries_actor WHERE e.actor = ?1`+within, f.Actor
+	case f.Party != "":
+		query, args[0] = `WITH p (seq) AS (SELECT seq FROM audit_entries INDEXED BY audit_entries_actor WHERE actor = ?1 AND seq >= ?2 AND seq < ?3
+			UNION SELECT seq FROM audit_entries INDEXED BY audit_entries_subject WHERE subject = ?1 AND seq >= ?2 AND seq < ?3
+			UNION SELECT seq FROM audit_parties WHERE party = ?1 AND seq >= ?2 AND seq < ?3 ORDER BY 1 LIMIT ?4)
+			SELECT e.seq, e.octets, e.hash FROM p JOIN audit_entries e ON e.seq = p.seq ORDER BY e.seq`, f.Party
+	case f.Type != "" && !slices.Contains(commonTypes, f.Type):
+		query, args[0] = columns+` INDEXED BY audit_entries_type WHERE e.event_type = ?1 AND e.`+rareType+within, f.Type
+	case f.Type != "":
+		query, args[0] = columns+` NOT INDEXED WHERE e.event_type = ?1`+within, f.Type
+	default:
+		query = columns + ` WHERE ?1 = ''` + within
+	}
+	rows, err := q.QueryContext(ctx, query, args...)
+	if err != nil {
+		return 0, err
+	}
+	defer rows.Close() //nolint:errcheck // its error is that of Err
+	read := 0
+	for rows.Next() {
+		read++
+		var hash []byte
+		var octets []byte
+		if err := rows.Scan(&from, &octets, &hash); err != nil {
+			return 0, err
+		}
+		from++
+		e, err := audit.ParseEntry(octets)
+		if err != nil {
+			return 0, fmt.Errorf("audit entry %d: %w: %w", from-1, errDamaged, err)
+		}
+		if !matches(f, &e) {
+			continue
+		}
+		// The stored hash is shown, so that a page of edited octets does not verify.
+		copy(e.Hash[:], hash)
+		if *entries = append(*entries, e); len(*entries) == limit {
+			return from, rows.Close()
+		}
+	}
+	if read < auditChunk {
+		from = until
+	}
+	return from, rows.Err()
+}
+
+// matches tells whether the octets of an entry say what the filter asks for.
+func matches(f *audit.Filter, e *audit.Entry) bool {
+	return (f.Actor == "" || f.Actor == e.Actor) &&
+		(f.Subject == "" || f.Subject == e.Subject) &&
+		(f.Type == "" || f.Type == e.Type) &&
+		(f.Party == "" || f.Party == e.Actor || f.Party == e.Subject || slices.Contains(e.Parties, f.Party)) &&
+		(f.Start.IsZero() || !e.Timestamp.Before(f.Start)) &&
+		(f.End.IsZero() || e.Timestamp.Before(f.End))
+}
+
+// auditSize returns how many entries were ever appended.
+func auditSize(ctx context.Context, q *sql.Tx) (int64, error) {
+	var size int64
+	err := q.QueryRowContext(ctx, `SELECT coalesce(max(seq) + 1, 0) FROM audit_head`).Scan(&size)
+	return size, err
+}
+
+// AuditEntry returns the entry with that id, or audit.ErrNoEntry. Ids grow along
+// the log, so it is found by halving.
+func (s *Store) AuditEntry(ctx context.Context, id string) (e audit.Entry, err error) {
+	err = s.read(ctx, func(q *sql.Tx) error {
+		size, err := auditSize(ctx, q)
+		if err != nil {
+			return err
+		}
+		lo, hi := int64(0), size
+		for lo < hi {
+			mid := lo + (hi-lo)/2
+			var seq int64
+			var octets, hash []byte
+			var at string
+			err := q.QueryRowContext(ctx, `SELECT seq, id, octets, hash FROM audit_entries WHERE seq >= ? ORDER BY seq LIMIT 1`, mid).Scan(&seq, &at, &octets, &hash)
+			switch {
+			case errors.Is(err, sql.ErrNoRows):
+				hi = mid
+				continue
+			case err != nil:
+				return err
+			case at == id:
+				if e, err = audit.ParseEntry(octets); err != nil {
+					return fmt.Errorf("audit entry %d: %w: %w", seq, errDamaged, err)
+				}
+				copy(e.Hash[:], hash)
+				return nil
+			case at < id:
+				lo = seq + 1
+			default:
+				hi = mid
+			}
+		}
+		return fmt.Errorf("%w: %s", audit.ErrNoEntry, id)
+	})
+	return e, err
+}

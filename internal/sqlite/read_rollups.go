@@ -1,0 +1,268 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"iter"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/asap-protocol/asap-go/internal/ledger"
+	"github.com/asap-protocol/asap-go/internal/metering"
+)
+
+// Rollups yields the sums of the selected records, told apart by dims. Whole
+// days and hours come from the rollups, so the time it takes depends on how many
+// hours, agents and consumers there are, not on how many records. Single records
+// are read for the hours that Start or End cut, and for a filter on a task.
+//
+// An hour that is cut and whose records were purged is an ErrPurged.
+func (s *Store) Rollups(ctx context.Context, f metering.Filter, dims metering.Dims) iter.Seq2[metering.RollupRow, error] {
+	return func(yield func(metering.RollupRow, error) bool) {
+		var out []metering.RollupRow
+		err := s.read(ctx, func(q *sql.Tx) error {
+			m, err := readMark(ctx, q)
+			if err != nil {
+				return err
+			}
+			a := &aggregation{ctx: ctx, q: q, f: f, dims: dims, mark: m}
+			err = a.run()
+			out = a.out
+			return err
+		})
+		if err != nil {
+			yield(metering.RollupRow{}, err)
+			return
+		}
+		for _, row := range out {
+			if !yield(row, nil) {
+				return
+			}
+		}
+	}
+}
+
+type aggregation struct {
+	ctx  context.Context
+	q    *sql.Tx
+	f    metering.Filter
+	dims metering.Dims
+	mark mark
+	out  []metering.RollupRow
+}
+
+const (
+	hourUS = int64(time.Hour / time.Microsecond)
+	dayUS  = 24 * hourUS
+)
+
+func floorTo(us, unit int64) int64 {
+	rest := us % unit
+	if rest < 0 {
+		rest += unit
+	}
+	return us - rest
+}
+
+func ceilTo(us, unit int64) int64 {
+	down := floorTo(us, unit)
+	if down == us {
+		return us
+	}
+	return down + unit
+}
+
+// run cuts the range into days, hours and what is left at the edges.
+func (a *aggregation) run() error {
+	if a.f.TaskID != "" {
+		return a.records(a.f.Start, a.f.End)
+	}
+	lo, hi := int64(math.MinInt64), int64(math.MaxInt64)
+	hourLo, hourHi := lo, hi
+	if !a.f.Start.IsZero() {
+		lo = ceilUS(a.f.Start)
+		hourLo = ceilTo(lo, hourUS)
+	}
+	if !a.f.End.IsZero() {
+		hi = ceilUS(a.f.End)
+		hourHi = floorTo(hi, hourUS)
+	}
+	if lo >= hi {
+		return nil
+	}
+	if hourLo > hourHi { // within one hour
+		return a.edge(lo, hi)
+	}
+	if err := a.edge(lo, hourLo); err != nil {
+		return err
+	}
+	if err := a.edge(hourHi, hi); err != nil {
+		return err
+	}
+	if a.dims.Has(metering.ByHour) {
+		return a.cells(ledger.Hour, hourLo, hourHi)
+	}
+	dayLo, dayHi := hourLo, hourHi
+	if lo != math.MinInt64 {
+		dayLo = ceilTo(hourLo, dayUS)
+	}
+	if hi != math.MaxInt64 {
+		dayHi = floorTo(hourHi, dayUS)
+	}
+	if dayLo >= dayHi {
+		return a.cells(ledger.Hour, hourLo, hourHi)
+	}
+	for _, part := range []struct {
+		span   ledger.Span
+		lo, hi int64
+	}{{ledger.Hour, hourLo, dayLo}, {ledger.Day, dayLo, dayHi}, {ledger.Hour, dayHi, hourHi}} {
+		if err := a.cells(part.span, part.lo, part.hi); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// edge sums the records of a part of an hour.
+func (a *aggregation) edge(lo, hi int64) error {
+	if lo >= hi {
+		return nil
+	}
+	if lo < a.mark.beforeUS {
+		var lost bool
+		if err := a.q.QueryRowContext(a.ctx, `SELECT EXISTS (SELECT 1 FROM usage_rollups WHERE span = 0 AND delegation = '' AND start_us = ?)`,
+			floorTo(lo, hourUS)).Scan(&lost); err != nil {
+			return err
+		}
+		if lost {
+			return fmt.Errorf("%w: %s", ErrPurged, fromUS(lo).Format(time.RFC3339))
+		}
+	}
+	return a.records(fromUS(lo), fromUS(hi))
+}
+
+// records sums single records, in constant memory.
+func (a *aggregation) records(start, end time.Time) error {
+	f := a.f
+	f.Start, f.End = start, end
+	sums := map[metering.RollupRow]*metering.Sums{}
+	page := metering.Page{Limit: exportPage}
+	for {
+		records, err := listUsage(a.ctx, a.q, &f, page, a.mark, math.MaxInt64)
+		if err != nil {
+			return err
+		}
+		for i := range records {
+			row := records[i].RollupRow(a.dims)
+			add := row.Sums
+			row.Sums = metering.Sums{}
+			if sums[row] == nil {
+				sums[row] = &metering.Sums{}
+			}
+			if err := sums[row].Merge(add); err != nil {
+				return err
+			}
+		}
+		if len(records) < page.Limit {
+			break
+		}
+		page.After = records[len(records)-1].Position()
+	}
+	for row, total := range sums {
+		row.Sums = *total
+		a.out = append(a.out, row)
+	}
+	return nil
+}
+
+// cells sums rollups of one span.
+func (a *aggregation) cells(span ledger.Span, lo, hi int64) error {
+	if lo >= hi {
+		return nil
+	}
+	var c clauses
+	c.add("span = ?", int64(span))
+	text := func(column, value string) {
+		if value != "" {
+			c.add(column+" = ?", value)
+		}
+	}
+	if lo != math.MinInt64 {
+		c.add("start_us >= ?", lo)
+	}
+	if hi != math.MaxInt64 {
+		c.add("start_us < ?", hi)
+	}
+	text("agent", string(a.f.Agent))
+	text("consumer", string(a.f.Consumer))
+	text("skill", a.f.Skill)
+	text("outcome", string(a.f.Outcome))
+	if a.f.Party != "" {
+		c.add("(agent = ? OR consumer = ?)", string(a.f.Party), string(a.f.Party))
+	}
+
+	dims := []struct {
+		dim    metering.Dims
+		column string
+		none   string
+	}{{metering.ByHour, "start_us", "0"}, {metering.ByAgent, "agent", "''"}, {metering.ByConsumer, "consumer", "''"},
+		{metering.ByOutcome, "outcome", "''"}, {metering.BySkill, "skill", "''"}, {metering.ByDelegation, "delegation", "''"}}
+	var columns, group []string
+	for _, d := range dims {
+		if !a.dims.Has(d.dim) {
+			columns = append(columns, d.none)
+			continue
+		}
+		columns, group = append(columns, d.column), append(group, d.column)
+	}
+	source, args := "usage_rollups"+c.where(), c.args
+	switch {
+	case a.f.Delegation != "":
+		c.add("delegation = ?", a.f.Delegation)
+		source, args = "usage_rollups"+c.where(), c.args
+	case a.dims.Has(metering.ByDelegation):
+		source, args = byDelegation(c)
+	default:
+		c.add("delegation = ''")
+		source, args = "usage_rollups"+c.where(), c.args
+	}
+	query := "SELECT " + strings.Join(columns, ", ") + `, sum(tasks), sum(tokens_in), sum(tokens_out), sum(api_calls), sum(duration_ms),
+		sum(cost_nano_usd), sum(unpriced), sum(unreported), count(*) FROM ` + source
+	if len(group) > 0 {
+		query += " GROUP BY " + strings.Join(group, ", ")
+	} else {
+		query += " HAVING count(*) > 0"
+	}
+	rows, err := a.q.QueryContext(a.ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close() //nolint:errcheck // its error is that of Err
+	for rows.Next() {
+		var r metering.RollupRow
+		var count int64
+		if err := rows.Scan(&r.HourUS, &r.Agent, &r.Consumer, &r.Outcome, &r.Skill, &r.Delegation, &r.Tasks, &r.TokensIn, &r.TokensOut, &r.APICalls,
+			&r.DurationMS, &r.CostNanoUSD, &r.Unpriced, &r.Unreported, &count); err != nil {
+			return err
+		}
+		if r.IsZero() && a.dims.Has(metering.ByDelegation) {
+			continue // what a token had is not without one
+		}
+		a.out = append(a.out, r)
+	}
+	return rows.Err()
+}
+
+// byDelegation is the source of a grouping by token. The cells without a token
+// hold everything, so what ran under tokens is taken out of them.
+func byDelegation(c clauses) (source string, args []any) {
+	const keys = "SELECT start_us, agent, consumer, outcome, skill, "
+	const minus = "-tasks AS tasks, -tokens_in AS tokens_in, -tokens_out AS tokens_out, -api_calls AS api_calls, -duration_ms AS duration_ms, " +
+		"-cost_nano_usd AS cost_nano_usd, -unpriced AS unpriced, -unreported AS unreported"
+	where := c.where()
+	source = "(" + keys + "delegation, " + sumColumns + " FROM usage_rollups" + where +
+		" UNION ALL " + keys + "'' AS delegation, " + minus + " FROM usage_rollups" + where + " AND delegation <> '')"
+	return source, append(append([]any{}, c.args...), c.args...)
+}
