@@ -115,10 +115,16 @@ var protocolModules = []string{"github.com/go-json-experiment/json", "github.com
 // bytes and times passed in, which is what makes them testable and replayable.
 var ioPackages = []string{"database/sql", "net", "net/http", "os", "os/exec", "log", "log/slog", "syscall"}
 
+// ioFiles are the files of pure packages that may do I/O all the same, each with
+// its reason.
+var ioFiles = map[string]string{
+	"audit/signerfile.go": "the signer's memory is a file outside the store, and an outside witness needs the same one",
+}
+
 func TestProtocolAndRulesDoNoIO(t *testing.T) {
 	pure := []string{".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry"}
 	for _, file := range readTree(t).files {
-		if file.test || !slices.Contains(pure, file.pkg) {
+		if file.test || !slices.Contains(pure, file.pkg) || ioFiles[file.name] != "" {
 			continue
 		}
 		protocol := file.pkg == "." || file.pkg == "internal/canonicaljson"
