@@ -11,8 +11,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"strconv"
+	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -23,9 +23,9 @@ const DefaultMaxDepth = 32
 var (
 	// ErrDepth reports nesting beyond the limit.
 	ErrDepth = errors.New("JSON is nested too deeply")
-	// ErrNumber reports a number that does not survive a double: an integer
-	// beyond ±(2^53-1), an overflow, or a fraction that rounds to another value
-	// than its shortest form states.
+	// ErrNumber reports a number that does not survive a double: one beyond its
+	// range, or an integer beyond ±(2^53-1) written digit by digit, or one in
+	// exponent form whose digits a double does not keep.
 	ErrNumber = errors.New("number does not survive a double")
 	// ErrTrailing reports bytes after the value.
 	ErrTrailing = errors.New("data after the JSON value")
@@ -91,7 +91,10 @@ func check(src []byte, o Options) error {
 const maxSafeInteger = 1<<53 - 1
 
 // survives tells whether the number text keeps its value through a double.
-// A fraction survives if it is finite: its double is its meaning.
+// Within ±(2^53-1) every number does that a double can approach: a fraction is
+// meant as its double. Beyond, an integer written digit by digit may have been
+// rounded already; one in exponent form, as RFC 8785 writes it, is meant as a
+// double if the double's shortest form has the same digits.
 func survives(text string, lossy bool) bool {
 	f, err := strconv.ParseFloat(text, 64)
 	if err != nil { // out of range
@@ -100,13 +103,16 @@ func survives(text string, lossy bool) bool {
 	if lossy || (f >= -maxSafeInteger && f <= maxSafeInteger) {
 		return true
 	}
-	// Beyond 2^53 an integer written out digit by digit may have been rounded;
-	// one in exponent form, as RFC 8785 writes it, is meant as a double.
-	for i := 0; i < len(text); i++ {
-		if c := text[i]; c == 'e' || c == 'E' {
-			_, exact := new(big.Float).SetPrec(0).SetFloat64(f).Int(nil)
-			return exact == big.Exact
-		}
+	mantissa, _, exponent := strings.Cut(strings.ToLower(text), "e")
+	if !exponent {
+		return false
 	}
-	return false
+	shortest, _, _ := strings.Cut(strconv.FormatFloat(f, 'e', -1, 64), "e")
+	return significant(mantissa) == significant(shortest)
+}
+
+// significant returns the digits of a mantissa without sign, point and the zeros
+// at both ends.
+func significant(mantissa string) string {
+	return strings.Trim(strings.NewReplacer("-", "", ".", "").Replace(mantissa), "0")
 }
