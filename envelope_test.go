@@ -331,7 +331,7 @@ func TestFreshness(t *testing.T) {
 		if err == nil {
 			continue
 		}
-		refusal := err.(*Error)
+		refusal := refusalOf(t, err)
 		if refusal.Code != c.Code || refusal.Message != c.Message {
 			t.Errorf("%s: %q %q, want %q %q", c.Timestamp, refusal.Code, refusal.Message, c.Code, c.Message)
 		}
@@ -452,8 +452,10 @@ func TestTaskTransitions(t *testing.T) {
 		}
 		if err := c.From.Transition("t1", c.To); (err == nil) != c.Allowed {
 			t.Errorf("%s to %s: %v", c.From, c.To, err)
-		} else if err != nil && (err.(*Error).Code != CodeInvalidState || !strings.Contains(string(err.(*Error).Details), `"task_id":"t1"`)) {
-			t.Errorf("%v", err)
+		} else if err != nil {
+			if refusal := refusalOf(t, err); refusal.Code != CodeInvalidState || !strings.Contains(string(refusal.Details), `"task_id":"t1"`) {
+				t.Errorf("%v", err)
+			}
 		}
 		if !c.From.Valid() {
 			t.Errorf("%s is not valid", c.From)

@@ -18,8 +18,8 @@ type Issue struct {
 }
 
 // ValidationError says why a document is not a valid value of its type. It
-// holds at least one issue: those of the members in the order of the model's
-// table, then unknown members, in the order they were sent.
+// holds at least one issue and at most a hundred: those of the members in the
+// order of the model's table, then unknown members, in the order they were sent.
 type ValidationError struct {
 	Issues []Issue
 }

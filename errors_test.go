@@ -2,6 +2,7 @@ package asap
 
 import (
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -72,6 +73,45 @@ func TestValidationError(t *testing.T) {
 	b, err := json.Marshal(invalid)
 	if err != nil || !strings.HasPrefix(string(b), `[{"type":"missing","loc":["id"],"msg":"Field required"},`) {
 		t.Errorf("%s %v", b, err)
+	}
+}
+
+func TestHostileDocumentsGetShortErrors(t *testing.T) {
+	var b []byte
+	for i := range 5000 {
+		b = append(b, ',')
+		b = appendString(b, strings.Repeat("x", 100)+strconv.Itoa(i))
+		b = append(b, ":1"...)
+	}
+	b[0] = '{'
+	for _, doc := range []string{string(b) + "}", `{"schemes":[` + strings.Repeat("1,", 5000) + `1]}`} {
+		var invalid *ValidationError
+		if err := Validate("envelope", []byte(doc)); !errors.As(err, &invalid) || len(invalid.Issues) > maxIssues || len(invalid.AppendJSON(nil)) > 20000 {
+			t.Errorf("%d issues", len(invalid.Issues))
+		}
+		_, err := ParseMessageSend(jsontext.Value(strings.Replace(doc, "schemes", "parts", 1)))
+		if !errors.As(err, &invalid) || len(invalid.Issues) != maxIssues {
+			t.Errorf("%d issues", len(invalid.Issues))
+		}
+	}
+}
+
+// TestSLADefinitionCases holds the cases V1 to V6 of the SLA design.
+func TestSLADefinitionCases(t *testing.T) {
+	for text, ok := range map[string]bool{
+		`{"availability":"99.5%"}`: true, `{"availability":"99.5"}`: true, `{"availability":" 2.5 % "}`: true,
+		`{"availability":"1.2.3%"}`: false, `{"availability":"."}`: false, `{"availability":""}`: false, `{"availability":"NaN%"}`: false, `{"availability":"1e2%"}`: false, `{"availability":"٩٩%"}`: false,
+		`{"max_error_rate":"150%"}`: false, `{"max_error_rate":"-10%"}`: false,
+		`{"max_latency_p95_ms":-1}`: false, `{"max_latency_p95_ms":1.5}`: false, `{"max_latency_p95_ms":0}`: true,
+		`{}`: true, `{"support_hours":"follow-the-sun"}`: true,
+	} {
+		_, err := ParseManifest(withMember(t, goodManifest, "sla", jsontext.Value(text)))
+		if (err == nil) != ok {
+			t.Errorf("%s: %v, want accepted %v", text, err, ok)
+		}
+		if err != nil && !strings.HasPrefix(err.Error(), "sla."+strings.Split(text, `"`)[1]+":") {
+			t.Errorf("%s: no field path in %v", text, err)
+		}
 	}
 }
 

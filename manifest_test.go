@@ -129,8 +129,8 @@ func TestManifestVerification(t *testing.T) {
 			if (err == nil) != c.Result.Accepted {
 				t.Fatalf("%v, want accepted %v", err, c.Result.Accepted)
 			}
-			if err != nil && err.(*Error).Code != c.Result.Code {
-				t.Errorf("code %s, want %s", err.(*Error).Code, c.Result.Code)
+			if err != nil && refusalOf(t, err).Code != c.Result.Code {
+				t.Errorf("%v, want code %s", err, c.Result.Code)
 			}
 		})
 	}

@@ -74,10 +74,16 @@ func (p *path) loc(name string) []string {
 	return loc
 }
 
+// maxIssues bounds how much of a hostile document is reported.
+const maxIssues = 100
+
 // issues gathers what is wrong with one document.
 type issues struct{ list []Issue }
 
 func (s *issues) add(at *path, name, typ, msg string) {
+	if len(s.list) >= maxIssues {
+		return
+	}
 	s.list = append(s.list, Issue{Type: typ, Loc: at.loc(name), Msg: msg})
 }
 
@@ -110,7 +116,9 @@ func (o *object) open(m *model, v jsontext.Value, at *path, s *issues) bool {
 	for w := walkObject(v); w.next(); {
 		i := m.index(w.name)
 		if i < 0 {
-			o.extra = append(o.extra, string(w.name))
+			if len(o.extra) < maxIssues {
+				o.extra = append(o.extra, string(w.name))
+			}
 			continue
 		}
 		o.raw[i] = w.value

@@ -75,6 +75,9 @@ func (p Percentage) Compare(q Percentage) int {
 	return cmp.Or(cmp.Compare(pHi, qHi), cmp.Compare(pLo, qLo))
 }
 
+// Equal reports whether two percentages have the same value, however written.
+func (p Percentage) Equal(q Percentage) bool { return p.Compare(q) == 0 }
+
 // CompareRatio compares part/whole with p: negative if part/whole is below p, 0
 // if it is exactly p, positive if above. It multiplies crosswise in 128 bits and
 // never rounds. Both must not be negative, and whole must be positive.

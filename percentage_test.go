@@ -109,7 +109,7 @@ func TestPercentageValues(t *testing.T) {
 	if units, scale := parse("99.50%").Decimal(); units != 995 || scale != 1 {
 		t.Errorf("99.50%% = %d / 10^%d", units, scale)
 	}
-	if parse("99.5").Compare(parse("99.500%")) != 0 || parse("99.49").Compare(parse("99.5")) >= 0 || parse("100").Compare(parse("0.30000000000000004")) <= 0 {
+	if !parse("99.5").Equal(parse("99.500%")) || parse("99.49").Compare(parse("99.5")) >= 0 || parse("100").Compare(parse("0.30000000000000004")) <= 0 {
 		t.Error("Compare")
 	}
 	if p := parse("1%"); p.CompareRatio(1, 100) != 0 || p.CompareRatio(1, 99) <= 0 || p.CompareRatio(1, 101) >= 0 {

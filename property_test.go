@@ -1,6 +1,7 @@
 package asap
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -106,7 +107,7 @@ func TestPayloadTypes(t *testing.T) {
 	if PayloadKind(0).String() != "" || PayloadKind(99).Type() != "" || PayloadKind(99).String() != "" {
 		t.Error("names of no kind")
 	}
-	if p, err := ParsePayload(0, jsontext.Value(`{}`)); p != nil || err != ErrPayloadKind {
+	if p, err := ParsePayload(0, jsontext.Value(`{}`)); p != nil || !errors.Is(err, ErrPayloadKind) {
 		t.Errorf("%v %v", p, err)
 	}
 	if _, err := ParsePart(jsontext.Value(`[]`)); err == nil {

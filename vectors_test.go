@@ -137,4 +137,14 @@ func contains(text, part string) bool {
 	return false
 }
 
+// refusalOf returns err as the *Error it must be.
+func refusalOf(t *testing.T, err error) *Error {
+	t.Helper()
+	var refusal *Error
+	if !errors.As(err, &refusal) {
+		t.Fatalf("%T %v is no *Error", err, err)
+	}
+	return refusal
+}
+
 func quoteName(s string) string { return strconv.Quote(s) }
