@@ -348,6 +348,16 @@ func TestFreshness(t *testing.T) {
 			t.Errorf("details\n got %s\nwant %s", got, want)
 		}
 	}
+	for _, far := range []string{"0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"} {
+		at, err := ParseTimestamp(far)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := Envelope{Timestamp: at, TimestampSet: true}
+		if err := e.CheckTimestamp(now); err == nil || !refusalOf(t, err).Details.IsValid() {
+			t.Errorf("%s: %v", far, err)
+		}
+	}
 	absent := Envelope{Timestamp: now.Add(-time.Hour)}
 	if err := absent.CheckTimestamp(now); err != nil {
 		t.Errorf("a timestamp the sender left out must pass: %v", err)

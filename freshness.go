@@ -24,19 +24,20 @@ func (e *Envelope) CheckTimestamp(now time.Time) error {
 	if !e.TimestampSet {
 		return nil
 	}
-	age := now.Sub(e.Timestamp)
+	// Microseconds, because a Duration ends at 292 years and timestamps do not.
+	age := microseconds(now.UnixMicro() - e.Timestamp.UnixMicro())
 	switch {
-	case age > MaxEnvelopeAge:
+	case age > microseconds(MaxEnvelopeAge/time.Microsecond):
 		return e.stale("Envelope timestamp is too old: "+oneDecimal(age)+" seconds (max: 300 seconds)",
 			"age_seconds", age, "max_age_seconds", MaxEnvelopeAge)
-	case -age > MaxFutureSkew:
+	case -age > microseconds(MaxFutureSkew/time.Microsecond):
 		return e.stale("Envelope timestamp is too far in the future: "+oneDecimal(-age)+" seconds (max tolerance: 30 seconds)",
 			"future_offset_seconds", -age, "max_future_tolerance_seconds", MaxFutureSkew)
 	}
 	return nil
 }
 
-func (e *Envelope) stale(message, name string, offset time.Duration, limitName string, limit time.Duration) error {
+func (e *Envelope) stale(message, name string, offset microseconds, limitName string, limit time.Duration) error {
 	at := e.Timestamp
 	if Zoneless(at) {
 		at = at.UTC()
@@ -46,7 +47,7 @@ func (e *Envelope) stale(message, name string, offset time.Duration, limitName s
 	d = append(d, ',')
 	d = appendString(d, name)
 	d = append(d, ':')
-	d = jsontext.AppendFloat(d, offset.Round(time.Microsecond).Seconds(), 64)
+	d = jsontext.AppendFloat(d, offset.seconds(), 64)
 	d = append(d, `,"envelope_id":`...)
 	d = appendString(d, string(e.ID))
 	d = append(d, ',')
@@ -56,7 +57,12 @@ func (e *Envelope) stale(message, name string, offset time.Duration, limitName s
 	return &Error{Code: CodeInvalidTimestamp, Message: message, Details: append(d, '}')}
 }
 
-func oneDecimal(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'f', 1, 64) }
+// microseconds is a span of time, of any length.
+type microseconds int64
+
+func (us microseconds) seconds() float64 { return float64(us) / 1e6 }
+
+func oneDecimal(us microseconds) string { return strconv.FormatFloat(us.seconds(), 'f', 1, 64) }
 
 // Nonce returns the nonce in the extensions; false if there is none. A nonce
 // that is not a non-empty string is an *Error of CodeInvalidNonce.
