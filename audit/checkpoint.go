@@ -69,11 +69,11 @@ func ParseCheckpoint(signed []byte) (Checkpoint, error) {
 		return Checkpoint{}, fmt.Errorf("%w: %d bytes", ErrCheckpoint, len(signed))
 	}
 	var unverified *note.UnverifiedNoteError
-	n, err := note.Open(signed, nil)
+	_, err := note.Open(signed, nil)
 	if !errors.As(err, &unverified) {
 		return Checkpoint{}, fmt.Errorf("%w: %w", ErrCheckpoint, err)
 	}
-	n = unverified.Note
+	n := unverified.Note
 	c, err := parseText(n.Text)
 	if err != nil {
 		return Checkpoint{}, err

@@ -47,7 +47,7 @@ func TestSend(t *testing.T) {
 	if !sent.envelope.TimestampSet || sent.envelope.ASAPVersion != "0.1" || string(sent.ID) != `"req-1"` || sent.Params.Key != "env-1" {
 		t.Errorf("sent %s", raw)
 	}
-	for name, want := range map[string]string{ //nolint:gosec // made-up credentials of a test
+	for name, want := range map[string]string{
 		"Content-Type": "application/json", "X-Idempotency-Key": "env-1", "Authorization": "Bearer tok",
 		"X-Asap-Delegation-Token": "a.b.c~d.e.f", "User-Agent": "test/1", "Content-Encoding": "",
 	} {

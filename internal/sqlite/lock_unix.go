@@ -30,7 +30,8 @@ func acquire(path string) (*lock, error) {
 		}
 		return nil, &LockedError{Path: path, Process: strings.TrimSpace(string(holder))}
 	}
-	if err := f.Truncate(0); err == nil {
+	err = f.Truncate(0)
+	if err == nil {
 		_, err = f.WriteAt(fmt.Appendf(nil, "%d\n", os.Getpid()), 0)
 	}
 	if err != nil {

@@ -217,7 +217,8 @@ func (a *aggregation) cells(span ledger.Span, lo, hi int64) error {
 		}
 		columns, group = append(columns, d.column), append(group, d.column)
 	}
-	source, args := "usage_rollups"+c.where(), c.args
+	var source string
+	var args []any
 	switch {
 	case a.f.Delegation != "":
 		c.add("delegation = ?", a.f.Delegation)
@@ -228,6 +229,7 @@ func (a *aggregation) cells(span ledger.Span, lo, hi int64) error {
 		c.add("delegation = ''")
 		source, args = "usage_rollups"+c.where(), c.args
 	}
+	//nolint:gosec // the columns, the source and the groups are texts of this package
 	query := "SELECT " + strings.Join(columns, ", ") + `, sum(tasks), sum(tokens_in), sum(tokens_out), sum(api_calls), sum(duration_ms),
 		sum(cost_nano_usd), sum(unpriced), sum(unreported), count(*) FROM ` + source
 	if len(group) > 0 {
