@@ -485,12 +485,12 @@ func TestUnusableOptionsAndSources(t *testing.T) {
 
 func failing[T any](seq iter.Seq2[T, error], after int, err error) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
-		for x := range seq {
+		for x, fault := range seq {
 			if after == 0 {
 				break
 			}
 			after--
-			if !yield(x, nil) {
+			if !yield(x, fault) {
 				return
 			}
 		}

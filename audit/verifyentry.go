@@ -60,7 +60,7 @@ func (v *verifier) checkRow(row *Row, stored [32]byte, known bool) (Reason, stri
 	if c == nil {
 		return "", ""
 	}
-	name := ""
+	var name string
 	switch {
 	case string(f.id) != c.ID:
 		name = "id"
