@@ -417,7 +417,7 @@ func TestOptionsRefused(t *testing.T) {
 	for name, opt := range map[string]Option{
 		"sender": WithSender("nobody"), "delegation": WithDelegation("a\r\nb"), "transport": WithTransport(nil),
 		"user agent": WithUserAgent(" "), "timeout": WithTimeout(0), "retry": WithRetry(RetryPolicy{}),
-		"breaker": WithCircuitBreaker(0, time.Second), "compression": WithCompression("zip"), "limit": WithMaxAnswerBytes(0),
+		"breaker": WithCircuitBreaker(0, time.Second), "compression": WithCompression("zip"), "limit": WithMaxAnswerBytes(0), "connections": WithMaxConnections(0),
 		"queue": WithPushQueue(0), "outstanding": WithMaxOutstanding(0), "ack": WithAckTimeout(0, 1), "answer": WithAnswerTimeout(0),
 		"key": WithTrustedKeys([]byte("short")), "key of": WithManifestKeys("https://x", []byte("short")), "key url": WithManifestKeys("::"),
 		"cache": WithManifestCache(-1),
@@ -491,7 +491,7 @@ func TestRealNetwork(t *testing.T) {
 	defer server.Close()
 	roots := x509.NewCertPool()
 	roots.AddCert(server.Certificate())
-	c, err := New(server.URL, WithTLSConfig(&tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}))
+	c, err := New(server.URL, WithTLSConfig(&tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}), WithMaxConnections(5))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,6 +44,7 @@ type options struct {
 	breaker     *breaker
 	compression Compression
 	maxAnswer   int64
+	maxConns    int
 
 	socket    socketOptions
 	discovery discoveryOptions
@@ -53,7 +54,7 @@ const (
 	connectTimeout   = 10 * time.Second
 	defaultTimeout   = 60 * time.Second
 	defaultMaxAnswer = 10 << 20
-	maxConnections   = 100
+	defaultMaxConns  = 100
 )
 
 func newOptions(opts []Option) (*options, error) {
@@ -63,6 +64,7 @@ func newOptions(opts []Option) (*options, error) {
 		retry:       DefaultRetryPolicy(),
 		compression: CompressGzip,
 		maxAnswer:   defaultMaxAnswer,
+		maxConns:    defaultMaxConns,
 		socket:      defaultSocketOptions(),
 		discovery:   defaultDiscoveryOptions(),
 	}
@@ -217,6 +219,18 @@ func WithMaxAnswerBytes(n int64) Option {
 	}
 }
 
+// WithMaxConnections bounds the connections to one host; requests beyond them
+// wait for a free one. The default is 100. [WithTransport] makes it void.
+func WithMaxConnections(n int) Option {
+	return func(o *options) error {
+		if n < 1 {
+			return errors.New("connections: must be positive")
+		}
+		o.maxConns = n
+		return nil
+	}
+}
+
 // newHTTPClient returns an http.Client of its own that follows no redirects,
 // and what closes its idle connections.
 func (o *options) newHTTPClient() (*http.Client, func()) {
@@ -227,9 +241,9 @@ func (o *options) newHTTPClient() (*http.Client, func()) {
 			DialContext:           (&net.Dialer{Timeout: connectTimeout, KeepAlive: 30 * time.Second}).DialContext,
 			TLSClientConfig:       o.tls,
 			TLSHandshakeTimeout:   connectTimeout,
-			MaxIdleConns:          maxConnections,
-			MaxIdleConnsPerHost:   maxConnections,
-			MaxConnsPerHost:       maxConnections,
+			MaxIdleConns:          o.maxConns,
+			MaxIdleConnsPerHost:   o.maxConns,
+			MaxConnsPerHost:       o.maxConns,
 			IdleConnTimeout:       30 * time.Second,
 			ExpectContinueTimeout: time.Second,
 			ForceAttemptHTTP2:     true,
