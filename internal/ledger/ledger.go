@@ -33,7 +33,7 @@ type Options struct {
 	Operator asap.AgentURN
 	// Now is the clock; nil for the system's.
 	Now func() time.Time
-	// Prices are the price lists of the agents; nil prices nothing.
+	// Prices are the price lists of the agents to begin with; nil prices nothing.
 	Prices *metering.PriceBook
 	// LostAnswer makes the answer that a retry gets for a task whose node died.
 	// Nil stores no answer; the replay then carries only the failure code.
@@ -65,6 +65,8 @@ type Ledger struct {
 	// closing guards the queue against senders that come after the drain.
 	closing sync.RWMutex
 	closed  bool // guarded by closing
+
+	prices atomic.Pointer[metering.PriceBook]
 
 	// fatal holds the sticky error once the outcome of a commit is unknown.
 	fatal atomic.Pointer[error]
@@ -117,6 +119,7 @@ func Open(ctx context.Context, store Store, o Options) (*Ledger, error) {
 		o.Committed = func(Batch) {}
 	}
 	l := &Ledger{store: store, opts: o, ids: asap.NewIDSource(), queue: make(chan *pending, o.Queue), priced: map[string]bool{}}
+	l.prices.Store(o.Prices)
 	if err := l.recover(ctx); err != nil {
 		return nil, fmt.Errorf("settle what the last run left behind: %w", err)
 	}
@@ -171,6 +174,13 @@ func (l *Ledger) close() {
 		}
 	}
 }
+
+// SetPrices replaces the price lists. Tasks that end from now on are priced by
+// them; what is recorded keeps its price.
+func (l *Ledger) SetPrices(book *metering.PriceBook) { l.prices.Store(book) }
+
+// Healthy returns the error that ended the ledger, or nil while it can commit.
+func (l *Ledger) Healthy() error { return l.stopped() }
 
 // stopped returns the error that ended the ledger, or nil.
 func (l *Ledger) stopped() error {

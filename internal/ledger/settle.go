@@ -84,7 +84,7 @@ func (l *Ledger) prepare(o *settle) {
 // without a list is unknown, not zero (I8).
 func (l *Ledger) price(r *metering.Record) *metering.PriceList {
 	r.CostNanoUSD, r.PriceList = nil, ""
-	list := l.opts.Prices.At(r.Agent, r.Timestamp)
+	list := l.prices.Load().At(r.Agent, r.Timestamp)
 	if list == nil {
 		return nil
 	}
@@ -247,7 +247,7 @@ func (b *book) lose(o *settle, t *Task) {
 	if t.Ceiling != nil {
 		ceiling := *t.Ceiling
 		r.CostNanoUSD = &ceiling
-		if o.list = l.opts.Prices.At(t.Agent, b.now); o.list != nil {
+		if o.list = l.prices.Load().At(t.Agent, b.now); o.list != nil {
 			r.PriceList = o.list.Hash()
 		}
 	}
