@@ -1,0 +1,147 @@
+package agent
+
+import (
+	"bufio"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+
+	"github.com/andybalholm/brotli"
+)
+
+// httpFailure is an answer below JSON-RPC: a status and a {"detail": …} body
+// (core.md, section 12, steps 1 to 5).
+type httpFailure struct {
+	status int
+	detail string
+}
+
+func tooLarge(what string, size, limit int64) *httpFailure {
+	return &httpFailure{http.StatusRequestEntityTooLarge,
+		fmt.Sprintf("%s (%d bytes) exceeds maximum (%d bytes)", what, size, limit)}
+}
+
+// bodyReader reads request bodies within a limit. The same limit holds for the
+// bytes on the wire and, while they are being inflated, for what comes out of
+// them; at most one byte more than the limit is ever held.
+type bodyReader struct {
+	limit int64
+	gzips sync.Pool // *gzip.Reader
+	brs   sync.Pool // *brotli.Reader
+}
+
+// read returns the plain body of r.
+func (br *bodyReader) read(r *http.Request) ([]byte, *httpFailure) {
+	if r.ContentLength > br.limit {
+		return nil, tooLarge("Request size", r.ContentLength, br.limit)
+	}
+	encoding := strings.ToLower(strings.TrimSpace(strings.Join(r.Header.Values("Content-Encoding"), ", ")))
+	switch encoding {
+	case "", "identity", "gzip", "br":
+	default:
+		return nil, &httpFailure{http.StatusUnsupportedMediaType,
+			fmt.Sprintf("Unsupported Content-Encoding: %.64s. Supported: br, gzip", encoding)}
+	}
+	raw := &limitedReader{r: r.Body, limit: br.limit}
+	body, err := br.plain(raw, encoding, r.ContentLength)
+	var over *overLimitError
+	switch {
+	case err == nil:
+		return body, nil
+	case raw.over:
+		return nil, tooLarge("Request size", raw.n, br.limit)
+	case errors.As(err, &over):
+		return nil, tooLarge("Decompressed request size", over.size, br.limit)
+	case raw.err != nil:
+		return nil, &httpFailure{http.StatusBadRequest, "Request body ended early"}
+	default:
+		return nil, &httpFailure{http.StatusBadRequest, "Invalid compressed data: " + err.Error()}
+	}
+}
+
+func (br *bodyReader) plain(raw io.Reader, encoding string, announced int64) ([]byte, error) {
+	switch encoding {
+	case "gzip":
+		// A bufio.Reader keeps gzip from allocating one per body of its own.
+		buffered := bufio.NewReaderSize(raw, 4096)
+		if _, err := buffered.Peek(1); err == io.EOF {
+			return nil, nil
+		}
+		z, _ := br.gzips.Get().(*gzip.Reader)
+		if z == nil {
+			z = new(gzip.Reader)
+		}
+		defer br.gzips.Put(z)
+		if err := z.Reset(buffered); err != nil {
+			return nil, err
+		}
+		return readAll(z, br.limit, announced)
+	case "br":
+		z, _ := br.brs.Get().(*brotli.Reader)
+		if z == nil {
+			z = new(brotli.Reader)
+		}
+		defer br.brs.Put(z)
+		if err := z.Reset(raw); err != nil {
+			return nil, err
+		}
+		return readAll(z, br.limit, announced)
+	default:
+		return readAll(raw, br.limit, announced)
+	}
+}
+
+type overLimitError struct{ size int64 }
+
+func (e *overLimitError) Error() string { return "the body is too large" }
+
+// readAll reads r to its end, but not beyond limit. An announced length sizes
+// the first buffer, within reason: memory follows what has really arrived.
+func readAll(r io.Reader, limit, announced int64) ([]byte, error) {
+	const first, trusted = 512, 32 << 10
+	buf := make([]byte, 0, max(first, min(announced+1, trusted)))
+	for {
+		n, err := r.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if int64(len(buf)) > limit {
+			return nil, &overLimitError{int64(len(buf))}
+		}
+		if err == io.EOF {
+			return buf, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(buf) == cap(buf) {
+			grown := make([]byte, len(buf), min(2*int64(cap(buf)), limit+1))
+			copy(grown, buf)
+			buf = grown
+		}
+	}
+}
+
+// limitedReader fails once more than limit bytes have come through it.
+type limitedReader struct {
+	r     io.Reader
+	n     int64
+	limit int64
+	over  bool
+	err   error // what the body itself failed with
+}
+
+func (l *limitedReader) Read(p []byte) (int, error) {
+	n, err := l.r.Read(p)
+	l.n += int64(n)
+	if l.n > l.limit {
+		l.over = true
+		return 0, &overLimitError{l.n}
+	}
+	if err != nil && err != io.EOF {
+		l.err = err
+	}
+	return n, err
+}

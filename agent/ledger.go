@@ -1,0 +1,154 @@
+package agent
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"time"
+
+	asap "github.com/asap-protocol/asap-go"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// Ledger is where tasks are authorised before they run and recorded before
+// they are answered. It is safe for concurrent use.
+//
+// Admit MUST be durable when it returns nil: the task is recorded as started,
+// and the pair (Consumer, EnvelopeID) is taken for good. For a pair it has seen
+// with the same Digest it returns what became of the first one (Replay) and
+// starts nothing; with another Digest it returns an error that wraps
+// [ErrConflict]. A *[Refusal] says the task is not allowed and changes nothing.
+// [ErrUnavailable] says nothing was decided and nothing changed: try again.
+//
+// Settle MUST be durable when it returns nil, and idempotent by TaskID: once
+// with the first content, the same receipt after. Any error means the outcome
+// is not known to the caller, who will not tell anybody the task succeeded.
+//
+// The contexts carry a bound in time; they do not end when a client hangs up.
+type Ledger interface {
+	Admit(ctx context.Context, a Admission) (Admitted, error)
+	Settle(ctx context.Context, s Settlement) (Receipt, error)
+}
+
+var (
+	// ErrUnavailable reports that the ledger cannot decide at the moment and
+	// that nothing changed. The caller is told 503 with Retry-After.
+	ErrUnavailable = errors.New("the ledger is not available")
+	// ErrConflict reports an envelope id that came before with other content.
+	ErrConflict = errors.New("the envelope id was used before with other content")
+)
+
+// Refusal is a ledger's no. Its texts are shown to the caller.
+type Refusal struct {
+	Code    string         // stable, snake_case
+	Message string         // one sentence a person understands
+	Details jsontext.Value // a JSON object, or nil
+}
+
+// Error implements error.
+func (r *Refusal) Error() string { return r.Code + ": " + r.Message }
+
+// Admission asks whether a task may start.
+type Admission struct {
+	TaskID     asap.TaskID
+	Agent      asap.AgentURN // who would work
+	Consumer   asap.AgentURN // who asks
+	Verified   bool          // Consumer is authenticated
+	EnvelopeID asap.EnvelopeID
+	// Digest is SHA-256 over what the request asks for: recipient, payload
+	// type and payload, whatever its spacing and member order. Time and trace
+	// are left out, so a retry with a fresh timestamp is still the same request.
+	Digest     [32]byte
+	Skill      string
+	ParentTask asap.TaskID // empty if none
+	TraceID    string      // empty if none
+	// Delegation is the text of the X-ASAP-Delegation-Token header, not yet
+	// verified; empty if none was sent. A ledger that cannot check it MUST
+	// refuse the task.
+	Delegation string
+	// ExpiresAt is when the task will surely have ended; a hold on a budget
+	// may lapse after it.
+	ExpiresAt time.Time
+}
+
+// Admitted is the ledger's yes, or its memory of the first time.
+type Admitted struct {
+	// Replay says this request came before. Then TaskID is that of the first
+	// run, and Answer is nil while it is still running.
+	Replay  bool
+	TaskID  asap.TaskID
+	Answer  []byte // the answer envelope given then, without its receipt
+	Receipt Receipt
+}
+
+// Outcome is how a task ended, in the words of a usage record.
+type Outcome string
+
+// The outcomes of an admitted task.
+const (
+	Completed Outcome = "completed"
+	Failed    Outcome = "failed"
+	Cancelled Outcome = "cancelled"
+	TimedOut  Outcome = "timeout"
+)
+
+// Settlement is what a task was and what it used.
+type Settlement struct {
+	TaskID     asap.TaskID
+	Agent      asap.AgentURN
+	Consumer   asap.AgentURN
+	Verified   bool
+	EnvelopeID asap.EnvelopeID
+	Skill      string
+	ParentTask asap.TaskID
+	TraceID    string
+	Delegation string
+	Outcome    Outcome
+	// FailureCode says why Outcome is not Completed, in snake_case; else empty.
+	FailureCode string
+	Quantities  Quantities
+	StartedAt   time.Time
+	EndedAt     time.Time
+	// DurationMS is measured by the monotonic clock, from dispatch to the
+	// terminal state.
+	DurationMS int64
+	// Answer is the answer envelope as JSON, without its receipt: what a
+	// replay gives again.
+	Answer []byte
+}
+
+// Receipt points to the audit entry that records how a task ended. The zero
+// Receipt is none.
+type Receipt struct {
+	Seq     int64
+	EntryID string
+	Hash    [32]byte
+}
+
+// extensionName is the member of an answer's extensions that holds the receipt.
+const extensionName = "asap-receipt"
+
+// extensions returns the extensions of an answer with this receipt, or nil.
+func (r Receipt) extensions() jsontext.Value {
+	if r == (Receipt{}) {
+		return nil
+	}
+	return object(extensionName, object("seq", r.Seq, "id", r.EntryID, "hash", hex.EncodeToString(r.Hash[:])))
+}
+
+// Unmetered returns a ledger that keeps nothing: every task is allowed, nothing
+// is recorded, answers carry no receipt, and a retry that arrives after its
+// first answer runs again. It refuses delegations, which it could not check. It
+// is for trying an agent out and for agents whose economics live elsewhere.
+func Unmetered() Ledger { return unmetered{} }
+
+type unmetered struct{}
+
+func (unmetered) Admit(_ context.Context, a Admission) (Admitted, error) {
+	if a.Delegation != "" {
+		return Admitted{}, &Refusal{Code: string(asap.CodeDelegationRootUntrusted), Message: "this server keeps no ledger, so it cannot take a delegation"}
+	}
+	return Admitted{TaskID: a.TaskID}, nil
+}
+
+func (unmetered) Settle(context.Context, Settlement) (Receipt, error) { return Receipt{}, nil }

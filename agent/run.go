@@ -1,0 +1,486 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	asap "github.com/asap-protocol/asap-go"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// The causes a task's context can end with, besides its deadline.
+var (
+	errCancelled = errors.New("the task was cancelled")
+	errTimeout   = errors.New("the task's time is up")
+	errStopping  = errors.New("the server is stopping")
+)
+
+// phase is how far a run is with the ledger.
+type phase uint8
+
+const (
+	admitting phase = iota
+	started         // admitted: the handler runs
+	elsewhere       // a replay of a run that is going on where we cannot see it
+	settled         // the answer is durable
+	refused         // not admitted, or the outcome is unknown: err says which
+)
+
+// run is one task from its request to its answer. Requests that repeat it wait
+// for the same run.
+type run struct {
+	server     *Server
+	agent      *Agent
+	skill      *skill
+	key        requestKey
+	digest     [32]byte
+	envelope   *asap.Envelope // the request
+	request    *asap.TaskRequest
+	consumer   asap.AgentURN
+	verified   bool
+	parent     asap.TaskID
+	delegation string
+
+	ctx      context.Context
+	cancel   context.CancelCauseFunc
+	bound    *time.Timer // ends ctx when the time is up
+	began    time.Time   // wall clock with monotonic reading
+	deadline time.Time
+	task     Task
+
+	mu       sync.Mutex
+	ticket   asap.TaskID // the id it was given at the start
+	id       asap.TaskID // the same, or that of the first run if this is a replay
+	changed  chan struct{}
+	phase    phase
+	err      error
+	status   asap.TaskStatus
+	stops    int // how often it has waited for input
+	ending   bool
+	reaper   *time.Timer // gives the handler up
+	progress jsontext.Value
+	asking   jsontext.Value // what InputRequired said
+	resume   chan Input
+	messages map[string]int // the message ids taken, and which stop each ended
+	states   []asap.StateSnapshot
+	version  int64
+	watchers []pusher
+	answer   *asap.Envelope
+	payload  *asap.TaskResponse
+	receipt  Receipt
+	size     int64
+}
+
+// pusher takes frames for one WebSocket connection. It does not block; false
+// says the frame was dropped.
+type pusher interface{ push(frame []byte) bool }
+
+const (
+	maxWatchers = 16
+	maxMessages = 1024
+)
+
+// execute takes the run from admission to settlement. It is the goroutine of
+// the run and ends when the handler has returned.
+func (r *run) execute() {
+	s := r.server
+	defer s.handlerReturned()
+	admitted, err := r.admit()
+	switch {
+	case err != nil:
+		r.refuse(err)
+		return
+	case admitted.Replay:
+		r.replay(admitted)
+		return
+	}
+	r.mu.Lock()
+	r.phase = started
+	r.setStatus(asap.Working)
+	patience := s.limits.CancelGrace
+	if r.ctx.Err() == nil { // else the server began to stop meanwhile
+		patience += time.Until(r.deadline)
+	}
+	r.reaper = time.AfterFunc(patience, r.giveUp)
+	r.wake()
+	r.mu.Unlock()
+	defer r.release()
+	began := time.Now()
+	result, err := r.handle()
+	s.metrics.executions.WithLabelValues(asap.TaskRequestType).Inc()
+	s.metrics.handlerSeconds.WithLabelValues(asap.TaskRequestType).Observe(time.Since(began).Seconds())
+	r.end(result, err)
+}
+
+func (r *run) admit() (Admitted, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), r.server.limits.LedgerTimeout)
+	defer cancel()
+	return r.server.ledger.Admit(ctx, Admission{
+		TaskID: r.id, Agent: r.agent.URN(), Consumer: r.consumer, Verified: r.verified, EnvelopeID: r.key.envelope, Digest: r.digest,
+		Skill: r.skill.name, ParentTask: r.parent, TraceID: r.traceID(), Delegation: r.delegation,
+		ExpiresAt: r.deadline.Add(r.server.limits.CancelGrace + r.server.limits.LedgerTimeout),
+	})
+}
+
+// handle calls the handler and contains its panic.
+func (r *run) handle() (result any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.server.log.Error("handler panicked", "agent", r.agent.URN(), "skill", r.skill.name, "task", r.id, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			result, err = nil, &Failure{Code: string(asap.CodeTaskFailed), Message: "the agent failed on this task"}
+		}
+	}()
+	return r.skill.handler(r.ctx, &r.task)
+}
+
+// giveUp ends a run whose handler has not returned in time. The handler keeps
+// its place among the running ones until it does.
+func (r *run) giveUp() {
+	err := context.Cause(r.ctx)
+	if err == nil {
+		err = errTimeout
+	}
+	r.end(nil, err)
+}
+
+// end settles the run with what the handler gave, once.
+func (r *run) end(result any, err error) {
+	r.mu.Lock()
+	if r.ending {
+		r.mu.Unlock()
+		return
+	}
+	r.ending = true
+	r.reaper.Stop()
+	waiting := r.status == asap.InputRequired
+	if waiting {
+		r.setStatus(asap.Working)
+	}
+	r.mu.Unlock()
+
+	var body jsontext.Value
+	if err == nil {
+		if body, err = r.takeResult(result); err != nil {
+			err = fmt.Errorf("encode the result: %w", err)
+		}
+	}
+	outcome, code, message := r.judge(err)
+	status := asap.Completed
+	switch outcome {
+	case Completed:
+	case Cancelled:
+		status = asap.Cancelled
+		body = failureResult(code, message)
+	default:
+		status = asap.Failed
+		body = failureResult(code, message)
+		r.server.metrics.handlerErrors.WithLabelValues(asap.TaskRequestType).Inc()
+		r.server.log.Warn("task failed", "agent", r.agent.URN(), "skill", r.skill.name, "task", r.id, "outcome", outcome, "code", code, "error", err)
+	}
+	used := r.task.usage.close()
+	took := time.Since(r.began)
+	payload := &asap.TaskResponse{TaskID: r.id, Status: status, Result: body, Metrics: used.metrics(took)}
+	if state, ok := r.snapshot(0); ok {
+		payload.FinalState = stateJSON(&state)
+	}
+	now := r.server.now()
+	answer := r.envelope.Answer(r.server.ids.NewEnvelopeID(now), now, r.agent.URN(), asap.TaskResponseType, payload.AppendJSON(nil))
+	encoded := answer.AppendJSON(nil)
+
+	ctx, cancel := context.WithTimeout(context.Background(), r.server.limits.LedgerTimeout)
+	defer cancel()
+	receipt, err := r.server.ledger.Settle(ctx, Settlement{
+		TaskID: r.id, Agent: r.agent.URN(), Consumer: r.consumer, Verified: r.verified, EnvelopeID: r.key.envelope, Skill: r.skill.name,
+		ParentTask: r.parent, TraceID: r.traceID(), Delegation: r.delegation, Outcome: outcome, FailureCode: code, Quantities: used,
+		StartedAt: r.began.UTC(), EndedAt: now.UTC(), DurationMS: took.Milliseconds(), Answer: encoded,
+	})
+	if err != nil {
+		r.server.log.Error("task not settled", "agent", r.agent.URN(), "skill", r.skill.name, "task", r.id, "outcome", outcome, "error", err)
+		r.refuse(asap.CodeTaskIndeterminate.Err("the work was done but its record could not be confirmed; ask again with the same envelope id"))
+		return
+	}
+	answer.Extensions = receipt.extensions()
+	r.mu.Lock()
+	r.phase, r.answer, r.payload, r.receipt = settled, answer, payload, receipt
+	r.size = int64(len(encoded) + len(r.envelope.Payload))
+	for i := range r.states {
+		r.size += int64(len(r.states[i].Data))
+	}
+	r.setStatus(status)
+	r.wake()
+	var watchers []pusher
+	if r.skill.long || waiting {
+		watchers = r.watchers
+	}
+	r.watchers = nil
+	r.mu.Unlock()
+	r.server.runEnded(r, true)
+	for _, w := range watchers {
+		w.push(asap.AppendRPCResult(nil, "", answer))
+	}
+}
+
+// judge says how a run ended: its outcome, the code for it, and what the caller
+// is told.
+func (r *run) judge(err error) (Outcome, string, string) {
+	var failure *Failure
+	cause := context.Cause(r.ctx)
+	switch {
+	case err == nil:
+		return Completed, "", ""
+	case errors.Is(cause, errCancelled):
+		return Cancelled, "cancelled", "the task was cancelled"
+	case errors.Is(cause, errTimeout), errors.Is(err, errTimeout):
+		return TimedOut, string(asap.CodeTaskTimeout), "the task did not finish in time"
+	case errors.Is(cause, errStopping):
+		return Failed, string(asap.CodeShuttingDown), "the server stopped before the task was done"
+	case errors.As(err, &failure):
+		code := failure.Code
+		if code == "" {
+			code = string(asap.CodeTaskFailed)
+		}
+		return Failed, code, failure.Message
+	}
+	return Failed, string(asap.CodeTaskFailed), "the agent failed on this task"
+}
+
+func failureResult(code, message string) jsontext.Value {
+	return object("error", object("code", code, "message", message))
+}
+
+// takeResult encodes what the handler returned. A whole TaskResponse may bring
+// metrics of its own, which count as self-reported.
+func (r *run) takeResult(result any) (jsontext.Value, error) {
+	switch given := result.(type) {
+	case *asap.TaskResponse:
+		r.task.usage.addMetrics(given.Metrics)
+		return given.Result, nil
+	case asap.TaskResponse:
+		r.task.usage.addMetrics(given.Metrics)
+		return given.Result, nil
+	}
+	return encodeObject(result)
+}
+
+// refuse ends a run without an answer of its own.
+func (r *run) refuse(err error) {
+	r.release()
+	r.mu.Lock()
+	r.phase, r.err = refused, err
+	r.watchers = nil
+	r.wake()
+	r.mu.Unlock()
+	r.server.runEnded(r, false)
+}
+
+// replay ends a run that turned out to be the repetition of an earlier one.
+func (r *run) replay(a Admitted) {
+	r.server.metrics.replays.Inc()
+	if a.Answer == nil {
+		r.release()
+		r.mu.Lock()
+		r.phase, r.id, r.status = elsewhere, a.TaskID, asap.Working
+		r.wake()
+		r.mu.Unlock()
+		r.server.runEnded(r, false)
+		return
+	}
+	answer, err := asap.ParseEnvelope(a.Answer)
+	if err != nil {
+		r.refuse(fmt.Errorf("read the stored answer: %w", err))
+		return
+	}
+	answer.Extensions = a.Receipt.extensions()
+	r.release()
+	r.mu.Lock()
+	r.phase, r.id, r.answer, r.receipt = settled, a.TaskID, answer, a.Receipt
+	r.wake()
+	r.mu.Unlock()
+	r.server.runEnded(r, false)
+}
+
+// release frees what bounds the run's context.
+func (r *run) release() {
+	r.bound.Stop()
+	r.cancel(nil)
+}
+
+// setStatus moves the state machine. r.mu is held. A transition it does not
+// have is a mistake of this package.
+func (r *run) setStatus(next asap.TaskStatus) {
+	if r.status == next {
+		return
+	}
+	if err := r.status.Transition(r.id, next); err != nil {
+		panic("agent: " + err.Error())
+	}
+	r.server.metrics.transition(r.status, next)
+	r.status = next
+}
+
+// wake tells everyone who waits to look again. r.mu is held.
+func (r *run) wake() {
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// wait returns once done, which is called with r.mu held, says so.
+func (r *run) wait(ctx context.Context, done func() bool) error {
+	for {
+		r.mu.Lock()
+		ok, changed := done(), r.changed
+		r.mu.Unlock()
+		if ok {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// over says that nothing more will come of the run. r.mu is held.
+func (r *run) over() bool { return r.phase == settled || r.phase == refused || r.phase == elsewhere }
+
+func (r *run) traceID() string {
+	if r.envelope.TraceID == nil {
+		return ""
+	}
+	return *r.envelope.TraceID
+}
+
+// watch adds a connection that hears of the run's progress.
+func (r *run) watch(w pusher) {
+	if w == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.over() || len(r.watchers) >= maxWatchers {
+		return
+	}
+	for _, known := range r.watchers {
+		if known == w {
+			return
+		}
+	}
+	r.watchers = append(r.watchers, w)
+}
+
+// update pushes a task.update to the watchers. r.mu is held.
+func (r *run) update(u *asap.TaskUpdate) {
+	if len(r.watchers) == 0 {
+		return
+	}
+	now := r.server.now()
+	e := r.envelope.Answer(r.server.ids.NewEnvelopeID(now), now, r.agent.URN(), asap.TaskUpdateType, u.AppendJSON(nil))
+	frame := asap.AppendRPCResult(nil, "", e)
+	for _, w := range r.watchers {
+		if !w.push(frame) {
+			r.server.metrics.droppedUpdates.Inc()
+		}
+	}
+}
+
+func (r *run) setProgress(progress jsontext.Value) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ending {
+		return
+	}
+	r.progress = progress
+	r.update(&asap.TaskUpdate{TaskID: r.id, UpdateType: asap.UpdateProgress, Status: r.status, Progress: progress})
+}
+
+func (r *run) waitForInput(ctx context.Context, asking jsontext.Value) (Input, error) {
+	r.mu.Lock()
+	if r.ending || r.ctx.Err() != nil || r.status != asap.Working {
+		r.mu.Unlock()
+		if err := context.Cause(r.ctx); err != nil {
+			return Input{}, err
+		}
+		return Input{}, errors.New("the task has ended or already waits for input")
+	}
+	r.asking, r.resume = asking, make(chan Input, 1)
+	resume := r.resume
+	r.stops++
+	r.setStatus(asap.InputRequired)
+	r.update(&asap.TaskUpdate{TaskID: r.id, UpdateType: asap.UpdateInputRequired, Status: r.status, InputRequest: asking})
+	r.wake()
+	r.mu.Unlock()
+	var err error
+	select {
+	case in := <-resume:
+		return in, nil
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case <-r.ctx.Done():
+		err = context.Cause(r.ctx)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	select {
+	case in := <-resume: // it came at the last moment, and its sender was told so
+		return in, nil
+	default:
+	}
+	r.resume, r.asking = nil, nil
+	if !r.ending && r.status == asap.InputRequired {
+		r.setStatus(asap.Working)
+	}
+	return Input{}, err
+}
+
+// give hands in to a run that waits for input. r.mu is held.
+func (r *run) give(in Input) bool {
+	if r.resume == nil || r.ending {
+		return false
+	}
+	r.resume <- in
+	r.resume, r.asking = nil, nil
+	r.setStatus(asap.Working)
+	return true
+}
+
+func (r *run) addSnapshot(data jsontext.Value) (asap.StateSnapshot, error) {
+	limits := r.server.limits
+	if len(data) > limits.SnapshotBytes {
+		return asap.StateSnapshot{}, fmt.Errorf("the snapshot has %d bytes, more than %d", len(data), limits.SnapshotBytes)
+	}
+	if data == nil {
+		data = jsontext.Value("{}")
+	}
+	now := r.server.now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.version++
+	state := asap.StateSnapshot{ID: "snap_" + r.server.ids.New(now), TaskID: r.id, Version: r.version, Data: data,
+		Checkpoint: true, CreatedAt: now.UTC().Truncate(time.Microsecond)}
+	r.states = append(r.states, state)
+	if extra := len(r.states) - limits.SnapshotsPerTask; extra > 0 {
+		r.states = append(r.states[:0:0], r.states[extra:]...)
+	}
+	return state, nil
+}
+
+// snapshot returns the snapshot of a version, or the newest for 0.
+func (r *run) snapshot(version int64) (asap.StateSnapshot, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.snapshotLocked(version)
+}
+
+func (r *run) snapshotLocked(version int64) (asap.StateSnapshot, bool) {
+	for i := len(r.states) - 1; i >= 0; i-- {
+		if version == 0 || r.states[i].Version == version {
+			return r.states[i], true
+		}
+	}
+	return asap.StateSnapshot{}, false
+}
