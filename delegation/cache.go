@@ -86,8 +86,14 @@ func (v *Verifier) Verify(token string, q Query) (*Grant, error) {
 	return &found.grant, nil
 }
 
+// cacheKey is the part of a token under which it is kept: the last signature,
+// so that a hit need not hash kilobytes. Who holds no key of the last issuer
+// cannot make another token of the same signature that verifies; the whole
+// token is compared all the same.
+func cacheKey(token string) string { return token[max(0, len(token)-signatureTextLen):] }
+
 func (v *Verifier) shard(token string) *cacheShard {
-	return &v.shards[maphash.String(v.seed, token)%cacheShards]
+	return &v.shards[maphash.String(v.seed, cacheKey(token))%cacheShards]
 }
 
 func (v *Verifier) lookup(token string, now int64) (*verdict, *Refusal) {
@@ -193,7 +199,7 @@ type store struct {
 	maxBytes   int
 
 	mu      sync.RWMutex
-	entries map[string]*entry // guarded by mu
+	entries map[string]*entry // by cacheKey, guarded by mu
 	ring    []*entry          // the same entries, guarded by mu
 	hand    int               // guarded by mu
 	bytes   int               // guarded by mu
@@ -219,9 +225,9 @@ func (s *store) init(entries, bytes int) {
 
 func (s *store) get(token string, now int64) *verdict {
 	s.mu.RLock()
-	e := s.entries[token]
+	e := s.entries[cacheKey(token)]
 	s.mu.RUnlock()
-	if e == nil || now < e.start || now >= e.end {
+	if e == nil || e.token != token || now < e.start || now >= e.end {
 		return nil
 	}
 	if !e.used.Load() {
@@ -234,7 +240,7 @@ func (s *store) put(e *entry) {
 	size := e.size()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if old := s.entries[e.token]; old != nil {
+	if old := s.entries[cacheKey(e.token)]; old != nil {
 		s.remove(old)
 	}
 	for len(s.ring) > 0 && (len(s.ring) >= s.maxEntries || s.bytes+size > s.maxBytes) {
@@ -249,8 +255,13 @@ func (s *store) put(e *entry) {
 	}
 	e.slot = len(s.ring)
 	s.ring = append(s.ring, e)
-	s.entries[e.token] = e
+	s.entries[cacheKey(e.token)] = e
 	s.bytes += size
+	if last := e.slot; s.hand < last { // behind the hand: the last to be looked at
+		s.ring[s.hand], s.ring[last] = e, s.ring[s.hand]
+		s.ring[last].slot, e.slot = last, s.hand
+		s.hand++
+	}
 }
 
 // remove takes an entry out; mu is held.
@@ -260,7 +271,7 @@ func (s *store) remove(e *entry) {
 	s.ring[e.slot].slot = e.slot
 	s.ring[last] = nil
 	s.ring = s.ring[:last]
-	delete(s.entries, e.token)
+	delete(s.entries, cacheKey(e.token))
 	s.bytes -= e.size()
 }
 

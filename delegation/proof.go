@@ -346,7 +346,7 @@ func (v *verdict) proofKeys(p *Policy, q *Query) []Key {
 	}
 	var out []Key
 	for _, k := range all {
-		if isUsable(k) && (!v.bound || Thumbprint(k.Public) == v.grant.Leaf().ConfirmJKT) {
+		if !v.bound || Thumbprint(k.Public) == v.grant.Leaf().ConfirmJKT {
 			out = append(out, k)
 		}
 	}
@@ -382,10 +382,10 @@ func (p *proof) verify(token string, keys []Key, q *Query) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, k := range keys {
-		print := Thumbprint(k.Public)
-		if (p.keyID == print || p.keyID == k.ID) && ed25519.Verify(k.Public, []byte(base), p.signature) {
-			return print, nil
+	for i, k := range keys {
+		thumbprint := Thumbprint(k.Public)
+		if (p.keyID == thumbprint || p.keyID == k.ID) && signer(keys[i:i+1], []byte(base), p.signature) != nil {
+			return thumbprint, nil
 		}
 	}
 	return "", errors.New("the signature does not verify with a key of the caller")

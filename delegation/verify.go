@@ -115,7 +115,7 @@ func analyse(token string, p *Policy, prefix *verdict) (*verdict, *Refusal) {
 			v.epochs[i] = p.Keys.Epoch(links[i].Issuer)
 			keys[i] = p.Keys.Keys(links[i].Issuer, links[i].KeyID)
 		}
-		if !slices.ContainsFunc(keys[i], isUsable) {
+		if len(keys[i]) == 0 {
 			return nil, refusef(asap.CodeDelegationUnknownIssuer, StepIssuerKeys, i, "no key is known for %s", links[i].Issuer)
 		}
 	}
@@ -143,12 +143,11 @@ func analyse(token string, p *Policy, prefix *verdict) (*verdict, *Refusal) {
 	return v, nil
 }
 
-func isUsable(k Key) bool { return asap.CheckPublicKey(k.Public) == nil }
-
-// signer returns the key that verifies the signature, or nil.
+// signer returns the key that verifies the signature, or nil. A key of small
+// order, which a source should not hold, verifies nothing.
 func signer(keys []Key, signed, signature []byte) ed25519.PublicKey {
 	for _, k := range keys {
-		if isUsable(k) && ed25519.Verify(k.Public, signed, signature) {
+		if len(k.Public) == ed25519.PublicKeySize && ed25519.Verify(k.Public, signed, signature) && asap.CheckPublicKey(k.Public) == nil {
 			return k.Public
 		}
 	}
