@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/google/go-cmp/cmp"
+
 	asap "github.com/asap-protocol/asap-go"
 )
 
@@ -163,6 +165,27 @@ func TestCacheOfPrefixes(t *testing.T) {
 	wide := terms(agentC, agentE, "del_w")
 	wide.Scopes = []string{ScopeAll}
 	wantChecks(t, keys, 1, "a child that is too wide", judge(child(t, two, wide), agentE, asap.CodeDelegationEscalation))
+
+	// What is taken over from a prefix is complete, and the new chain's own.
+	limited := terms(agentA, agentB, "del_limited")
+	limited.MaxTasks, limited.MaxNanoUSD, limited.MaxDepth = number(5), number(7), number(2)
+	above := mustIssue(t, limited)
+	judge(above, agentB, "")()
+	below := extend(above, "del_below", agentB, agentC)
+	grant, err := verifier.Verify(below, ask(agentC, ScopeDataRead))
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := Verify(below, testPolicy(t), ask(agentC, ScopeDataRead))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(plain.Links(), grant.Links(), cmp.AllowUnexported(Link{})); diff != "" {
+		t.Error(diff)
+	}
+	if root := grant.Root(); root.LimitTasks != &root.limits[0] || root.LimitNanoUSD != &root.limits[1] || root.MaxDepth != &root.limits[2] {
+		t.Error("a limit refers to another chain's link")
+	}
 
 	// A prefix that breaks its own binding breaks its children's too.
 	lent := terms(agentA, agentB, "del_lent")

@@ -72,10 +72,8 @@ func (r *reader) peek() byte {
 	return 0
 }
 
-func (r *reader) open(c byte) error {
-	if r.peek() != c {
-		return errJSONSyntax
-	}
+// open goes into the object or array whose opener has been peeked at.
+func (r *reader) open() error {
 	if r.depth++; r.depth > MaxJSONDepth {
 		return errJSONDepth
 	}
@@ -275,7 +273,7 @@ func (r *reader) skip() error {
 		_, err := r.str()
 		return err
 	case '{':
-		if err := r.open('{'); err != nil {
+		if err := r.open(); err != nil {
 			return err
 		}
 		var seen nameSet
@@ -292,7 +290,7 @@ func (r *reader) skip() error {
 			}
 		}
 	case '[':
-		if err := r.open('['); err != nil {
+		if err := r.open(); err != nil {
 			return err
 		}
 		for n := 0; ; n++ {

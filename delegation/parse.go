@@ -174,7 +174,7 @@ func (r *reader) object(member func(name string) error) error {
 	if r.peek() != '{' {
 		return errJSONObject
 	}
-	if err := r.open('{'); err != nil {
+	if err := r.open(); err != nil {
 		return err
 	}
 	var seen nameSet
@@ -198,7 +198,7 @@ func (r *reader) strings(name string, check func(string) bool) ([]string, error)
 	if r.peek() != '[' {
 		return nil, fmt.Errorf("%s must be a list of texts", name)
 	}
-	if err := r.open('['); err != nil {
+	if err := r.open(); err != nil {
 		return nil, err
 	}
 	var few [8]string
@@ -428,7 +428,7 @@ func (r *reader) audience() (asap.AgentURN, error) {
 	if r.peek() != '[' {
 		return r.urn("aud")
 	}
-	if err := r.open('['); err != nil {
+	if err := r.open(); err != nil {
 		return "", err
 	}
 	var urn asap.AgentURN

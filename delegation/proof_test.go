@@ -275,7 +275,7 @@ func TestProofRefused(t *testing.T) {
 		})
 	}
 	c := newProof(t, nil)
-	c.header["signature-input"][0] = strings.Replace(c.header["signature-input"][0], ProofTag, "other", 1)
+	c.header["signature-input"][0] = strings.Replace(c.header["signature-input"][0], `tag="`, `tag="x`, 1)
 	wantCode(t, c.verify(), asap.CodeDelegationProofRequired, 0)
 
 	c = newProof(t, func(l *Terms, _ *ProofTerms) { l.ConfirmJKT = "" }) // an unknown key proves nothing
