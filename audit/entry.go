@@ -261,6 +261,9 @@ func ParseEntry(octets []byte) (Entry, error) {
 	if err := f.parse(octets, false); err != nil {
 		return Entry{}, err
 	}
+	if !isHex(f.previousHash) {
+		return Entry{}, &EntryError{Malformed, "previous_hash is not 64 hexadecimal digits"}
+	}
 	return f.entry(octets), nil
 }
 

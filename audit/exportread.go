@@ -36,6 +36,7 @@ type export struct {
 	r      io.ReaderAt
 	size   int64
 	v      *verifier
+	in     *bufio.Reader // reads header and entries
 	isJSON bool
 	header Header
 
@@ -79,7 +80,8 @@ type headerWire struct {
 // readHeader reads the first line and begins the verification; ok is false if
 // the file is no export, which it has then reported.
 func (x *export) readHeader() (ok bool, err error) {
-	ls := lines{r: bufio.NewReaderSize(io.NewSectionReader(x.r, 0, x.size), maxLine)}
+	x.in = bufio.NewReaderSize(io.NewSectionReader(x.r, 0, x.size), maxLine)
+	ls := lines{r: x.in}
 	line, _, err := ls.next()
 	if errors.Is(err, io.EOF) {
 		if len(line) == 0 {
@@ -185,7 +187,8 @@ func (x *export) locate() error {
 
 // readEntries checks the lines of the entries.
 func (x *export) readEntries() error {
-	ls := lines{r: bufio.NewReaderSize(io.NewSectionReader(x.r, x.entriesFrom, x.entriesTo-x.entriesFrom), maxLine)}
+	x.in.Reset(io.NewSectionReader(x.r, x.entriesFrom, x.entriesTo-x.entriesFrom))
+	ls := lines{r: x.in}
 	var buf []byte
 	comma := true // whether the entry before had one, or there was none
 	for {
@@ -324,6 +327,10 @@ func (l *lines) next() (line []byte, long bool, err error) {
 	return line[:len(line)-1], false, nil
 }
 
+// backwardBlocks are the sizes of the blocks in which backward looks for the
+// beginning of a line: most are short.
+var backwardBlocks = [...]int64{8 << 10, maxLine}
+
 // backward reads lines from the end of a file.
 type backward struct {
 	r         io.ReaderAt
@@ -345,10 +352,10 @@ func (b *backward) peek() ([]byte, error) {
 				return text, nil
 			}
 		}
-		if try == 1 || b.pos <= b.from {
+		if try == len(backwardBlocks) || b.pos <= b.from {
 			return nil, nil
 		}
-		b.at = max(b.from, b.pos-maxLine)
+		b.at = max(b.from, b.pos-backwardBlocks[try])
 		b.block = make([]byte, b.pos-b.at)
 		if _, err := b.r.ReadAt(b.block, b.at); err != nil && !errors.Is(err, io.EOF) {
 			return nil, fmt.Errorf("read the end of the export: %w", err)

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"time"
@@ -45,6 +46,42 @@ func (f *fields) parse(octets []byte, withHash bool) error {
 // hashMemberLen is the length of `"hash":"...",`.
 const hashMemberLen = len(`"hash":"",`) + 64
 
+// A member is an index into memberNames.
+type member int
+
+const (
+	memberActor member = iota
+	memberDetails
+	memberEventType
+	memberHash
+	memberID
+	memberParties
+	memberPreviousHash
+	memberRowHash
+	memberSeq
+	memberSubject
+	memberTimestamp
+	noMember member = -1
+)
+
+// memberNames are those of an entry, in the order of RFC 8785, as they are
+// written.
+var memberNames = [...]string{
+	`"actor":`, `"details":`, `"event_type":`, `"hash":`, `"id":`, `"parties":`,
+	`"previous_hash":`, `"row_hash":`, `"seq":`, `"subject":`, `"timestamp":`,
+}
+
+// known reads one of memberNames, from index passed on. One that was passed
+// would stand out of order.
+func (s *scanner) known(passed int) (name, member) {
+	for i := passed; i < len(memberNames); i++ {
+		if m := memberNames[i]; s.literal(m) {
+			return name{s.b[s.i-len(m)+1 : s.i-2], true}, member(i)
+		}
+	}
+	return name{}, noMember
+}
+
 var hashName = name{[]byte("hash"), true}
 
 const notJCS = "not RFC 8785 JSON"
@@ -57,17 +94,27 @@ func (f *fields) scan(b []byte, withHash bool) string {
 		return notJCS
 	}
 	var last name
-	for first := true; ; first = false {
+	lastMember := noMember // unless the last name is in memberNames
+	for passed, first := 0, true; ; first = false {
 		at := s.i
-		n, ok := s.name()
-		if !ok || (!first && !last.before(n)) {
+		n, m := s.known(passed)
+		ordered := first || (m != noMember && lastMember != noMember)
+		if m != noMember {
+			passed = int(m) + 1
+		} else {
+			var ok bool
+			if n, ok = s.name(); !ok {
+				return notJCS
+			}
+		}
+		if !ordered && !last.before(n) {
 			return notJCS
 		}
-		last = n
-		if !withHash && f.hashFrom == 0 && hashName.before(n) {
+		last, lastMember = n, m
+		if !withHash && f.hashFrom == 0 && (m > memberHash || m == noMember && hashName.before(n)) {
 			f.hashFrom = at
 		}
-		if problem := f.member(&s, n, at, withHash); problem != "" {
+		if problem := f.member(&s, m, at, withHash); problem != "" {
 			return problem
 		}
 		if s.byte(',') {
@@ -86,24 +133,24 @@ func (f *fields) scan(b []byte, withHash bool) string {
 	return ""
 }
 
-// member reads the value of the member called n, whose name begins at offset at.
-func (f *fields) member(s *scanner, n name, at int, withHash bool) string {
-	switch string(n.raw) {
-	case "actor":
-		if f.actor = s.ascii(); f.actor == nil || !isURN(f.actor) {
+// member reads the value of m, whose name begins at offset at.
+func (f *fields) member(s *scanner, m member, at int, withHash bool) string {
+	switch m {
+	case memberActor:
+		if f.actor = s.ascii(); f.actor == nil || !isPlainURN(f.actor) {
 			return "actor is not a URN in ASCII"
 		}
-	case "details":
+	case memberDetails:
 		from := s.i
 		if s.peek() != '{' || !s.value(detailsDepth) {
 			return "details are not an object"
 		}
 		f.details, f.sawDetails = s.b[from:s.i:s.i], true
-	case "event_type":
+	case memberEventType:
 		if f.eventType = s.ascii(); f.eventType == nil || !isEventType(f.eventType) {
 			return "event_type"
 		}
-	case "hash":
+	case memberHash:
 		if !withHash {
 			return "the preimage holds a hash"
 		}
@@ -112,33 +159,33 @@ func (f *fields) member(s *scanner, n name, at int, withHash bool) string {
 		}
 		s.i-- // the caller reads the comma
 		f.hashFrom, f.hashTo = at, s.i+1
-	case "id":
+	case memberID:
 		if f.id = s.ascii(); f.id == nil {
 			return "id is not text"
 		}
-	case "parties":
+	case memberParties:
 		f.partiesFrom = s.i
 		return f.readParties(s)
-	case "previous_hash":
+	case memberPreviousHash:
 		if f.previousHash = s.ascii(); len(f.previousHash) != 64 {
 			return "previous_hash is not 64 hexadecimal digits"
 		}
-	case "row_hash":
+	case memberRowHash:
 		if f.rowHash = s.ascii(); len(f.rowHash) != 64 || !isHex(f.rowHash) {
 			return "row_hash is not 64 hexadecimal digits"
 		}
-	case "seq":
+	case memberSeq:
 		if f.seq, f.sawSeq = s.integer(); !f.sawSeq {
 			return "seq is not an integer"
 		}
-	case "subject":
+	case memberSubject:
 		if s.peek() != '"' {
 			return "subject is not text"
 		}
 		if f.subject, _, f.sawSubject = s.text(); !f.sawSubject {
 			return notJCS
 		}
-	case "timestamp":
+	case memberTimestamp:
 		if f.timestampUS, f.sawTime = parseTimestamp(s.ascii()); !f.sawTime {
 			return "timestamp is not YYYY-MM-DDTHH:MM:SS.ffffffZ"
 		}
@@ -158,7 +205,7 @@ func (f *fields) readParties(s *scanner) string {
 	var last []byte
 	for {
 		p := s.ascii()
-		if p == nil || !isURN(p) || (f.parties > 0 && bytes.Compare(last, p) >= 0) {
+		if p == nil || !isPlainURN(p) || (f.parties > 0 && bytes.Compare(last, p) >= 0) {
 			return "parties are not sorted unique URNs"
 		}
 		last = p
@@ -243,8 +290,8 @@ func isEventType[T string | []byte](t T) bool {
 
 // isURN tells whether u is a URN as far as the log cares: "urn:" and printable
 // ASCII that needs no JSON escape.
-func isURN[T string | []byte](u T) bool {
-	if len(u) < 5 || len(u) > 256 || string(u[:4]) != "urn:" {
+func isURN(u string) bool {
+	if len(u) < 5 || len(u) > 256 || u[:4] != "urn:" {
 		return false
 	}
 	for i := 4; i < len(u); i++ {
@@ -257,6 +304,11 @@ func isURN[T string | []byte](u T) bool {
 
 func isSpace(r rune) bool { return unicode.IsSpace(r) }
 
+// isPlainURN is isURN for what ascii has read.
+func isPlainURN(u []byte) bool {
+	return len(u) >= 5 && len(u) <= 256 && string(u[:4]) == "urn:" && bytes.IndexByte(u, ' ') < 0 && bytes.IndexByte(u, 0x7f) < 0
+}
+
 func clip(s string) string {
 	if len(s) > 80 {
 		return s[:80] + "..."
@@ -264,13 +316,23 @@ func clip(s string) string {
 	return s
 }
 
-const hexDigits = "0123456789abcdef"
-
 func appendHex(b []byte, h *[32]byte) []byte {
-	for _, c := range h {
-		b = append(b, hexDigits[c>>4], hexDigits[c&15])
+	var digits [64]byte
+	encodeHex(&digits, h)
+	return append(b, digits[:]...)
+}
+
+// encodeHex writes the digits of h, four bytes at a time: their eight nibbles
+// are spread over a word, and those above 9 moved on to the letters.
+func encodeHex(digits *[64]byte, h *[32]byte) {
+	for i := 0; i < len(h); i += 4 {
+		x := uint64(binary.BigEndian.Uint32(h[i:]))
+		x = (x | x<<16) & 0x0000ffff0000ffff
+		x = (x | x<<8) & 0x00ff00ff00ff00ff
+		x = (x | x<<4) & 0x0f0f0f0f0f0f0f0f
+		letters := (x + ones*6) >> 4 & ones
+		binary.BigEndian.PutUint64(digits[2*i:], x+ones*'0'+letters*('a'-'9'-1))
 	}
-	return b
 }
 
 func isHex(b []byte) bool {
@@ -312,15 +374,12 @@ func appendTimestamp(b []byte, us int64) []byte {
 // parseTimestamp reads what appendTimestamp writes and nothing else.
 func parseTimestamp(b []byte) (us int64, ok bool) {
 	const layout = "0000-00-00T00:00:00.000000Z"
-	if len(b) != len(layout) {
+	if len(b) != len(layout) || b[4] != '-' || b[7] != '-' || b[10] != 'T' || b[13] != ':' || b[16] != ':' || b[19] != '.' || b[26] != 'Z' {
 		return 0, false
 	}
-	for i := 0; i < len(layout); i++ {
-		if layout[i] == '0' {
-			if b[i]-'0' > 9 {
-				return 0, false
-			}
-		} else if b[i] != layout[i] {
+	_ = b[26]
+	for i := range len(layout) {
+		if layout[i] == '0' && b[i]-'0' > 9 {
 			return 0, false
 		}
 	}

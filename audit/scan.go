@@ -3,6 +3,7 @@ package audit
 import (
 	"bytes"
 	"encoding/binary"
+	"math/bits"
 	"strconv"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -173,10 +174,13 @@ func (s *scanner) text() (raw []byte, plain, ok bool) {
 	b, i := s.b, s.i
 	for {
 		for i+8 <= len(b) {
-			if special(binary.LittleEndian.Uint64(b[i:])) != 0 {
-				break
+			w := special(binary.LittleEndian.Uint64(b[i:]))
+			if w == 0 {
+				i += 8
+				continue
 			}
-			i += 8
+			i += bits.TrailingZeros64(w) / 8
+			break
 		}
 		for i < len(b) && b[i] >= 0x20 && b[i] < 0x80 && b[i] != '"' && b[i] != '\\' {
 			i++

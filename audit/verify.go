@@ -217,7 +217,7 @@ func (v *verifier) begin(origin string, prune *Prune) error {
 			v.hasLast = copy(v.lastID[:], s.Head.LastID) == len(v.lastID)
 		}
 		v.tree = s.Tree.clone()
-		v.broken = v.tree.size != v.next
+		v.broken = s.Tree.size != v.next
 		v.pruneOK = true // its entry may lie before the start
 	case prune != nil && prune.MinIndex > 0:
 		v.next = prune.MinIndex
@@ -242,7 +242,7 @@ func (v *verifier) begin(origin string, prune *Prune) error {
 }
 
 func (v *verifier) setPrevious(h *[32]byte) {
-	appendHex(v.previous[:0], h)
+	encodeHex(&v.previous, h)
 	v.linked = true
 }
 

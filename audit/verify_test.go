@@ -98,9 +98,9 @@ func TestTamperedDatabase(t *testing.T) {
 			e, _ := ParseEntry(l.rows[41].Octets)
 			h := hexOf(e.PreviousHash)
 			l.edit(t, 41, h, strings.ToUpper(h))
-			l.rehash(t, 42)
 			x := sha256.Sum256(l.rows[41].Octets)
 			l.rows[41].Hash = x[:]
+			l.rehash(t, 42)
 		}, want{Malformed, 41, 0}},
 		{"octets of 41 are no JSON", func(t *testing.T, l *log) { l.rows[41].Octets = []byte("{") }, want{Malformed, 41, 0}},
 		{"a space in 41, rehashed", func(t *testing.T, l *log) {

@@ -30,7 +30,7 @@ func (v *verifier) addRow(row *Row) error {
 	known := len(row.Hash) == 32
 	if known {
 		leaf = [32]byte(row.Hash)
-		appendHex(digits[:0], &leaf)
+		encodeHex(&digits, &leaf)
 	}
 	r, message := v.checkRow(row, leaf, known)
 	if r == "" && duplicate {
@@ -107,7 +107,7 @@ func (v *verifier) addLine(line, buf []byte) ([]byte, error) {
 	buf = append(buf, line[f.hashTo:]...)
 	sum := sha256.Sum256(buf)
 	var digits [64]byte
-	appendHex(digits[:0], &sum)
+	encodeHex(&digits, &sum)
 	if string(digits[:]) != string(f.hash) {
 		if !isHex(f.hash) {
 			v.settle(v.next, Malformed, "hash is not 64 hexadecimal digits", false, false, nil, nil)

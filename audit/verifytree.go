@@ -152,7 +152,7 @@ func (v *verifier) checkHead(h HeadRow) {
 		v.report(HeadMismatch, v.next, fmt.Sprintf("the head says %d entries, there are %d", h.Size, v.next))
 	case v.linked:
 		var digits [64]byte
-		appendHex(digits[:0], &h.Hash)
+		encodeHex(&digits, &h.Hash)
 		if digits != v.previous {
 			v.report(HeadMismatch, v.next, "the head has another hash than the last entry")
 		}
