@@ -230,6 +230,35 @@ func TestAgentResume(t *testing.T) {
 	})
 }
 
+// TestAgentRateLimit sends more at once than the agent takes from one
+// connection: it closes it, and the socket goes on more slowly.
+func TestAgentRateLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := startAgent(t)
+		s, err := NewSocket(fakeURL, r.options(t)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		connect(t, s)
+		var wg sync.WaitGroup
+		for range 50 {
+			wg.Go(func() {
+				if _, err := s.Task(t.Context(), TaskCall{Recipient: recipient, Skill: "echo"}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if r.runs.Load() != 50 {
+			t.Errorf("%d runs of 50 tasks", r.runs.Load())
+		}
+		if took := time.Since(epoch()); took > 10*time.Second {
+			t.Errorf("took %v", took)
+		}
+		_ = s.Close()
+	})
+}
+
 func TestAgentHeartbeatAndPush(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := startAgent(t)

@@ -47,6 +47,7 @@ type Socket struct {
 	calls    map[string]*call // under way, by JSON-RPC id
 	queue    []*call          // to be written; a call is in it once at most
 	pongDue  bool
+	interval time.Duration            // least time between two requests; 0 until the agent asks for less
 	answered map[string]struct{}      // ids of the latest answers delivered, to know a second one
 	forget   []string                 // ring over answered
 	forgetAt int                      // next place in forget
@@ -77,6 +78,7 @@ type call struct {
 	writtenAt time.Time // last write on the present connection; zero before it
 	expires   time.Time
 	resends   int
+	limited   int        // how often the rate limit refused it
 	result    chan reply // holds one
 }
 
@@ -130,6 +132,10 @@ func (s *Socket) Dropped() uint64 { return s.drops.Load() }
 // requests and cancellations, state restorations and messages it sets
 // requires_ack, and sends the same bytes again if the acknowledgement does not
 // come, see [WithAckTimeout].
+//
+// An agent that finds the messages too many (-32001; v1.3.0 allows ten a second
+// and connection) is sent them more slowly from then on, and what it refused for
+// that reason again, as often as the [RetryPolicy] says.
 //
 // While the connection is down, Send waits for the next one, until ctx ends.
 func (s *Socket) Send(ctx context.Context, e *asap.Envelope) (*asap.Envelope, error) {
@@ -314,13 +320,14 @@ func (s *Socket) wakeWriter() {
 	}
 }
 
-// next takes the next frame to write, or nil.
-func (s *Socket) next(now time.Time) []byte {
+// next takes the next frame to write, or nil, and says how long to pause after
+// it.
+func (s *Socket) next(now time.Time) (frame []byte, pause time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.pongDue {
 		s.pongDue = false
-		return []byte(`{"type":"pong"}`)
+		return []byte(`{"type":"pong"}`), 0
 	}
 	for len(s.queue) > 0 {
 		c := s.queue[0]
@@ -331,10 +338,29 @@ func (s *Socket) next(now time.Time) []byte {
 			continue
 		}
 		c.begun, c.writtenAt = true, now
-		return c.frame
+		return c.frame, s.interval
 	}
 	s.queue = nil
-	return nil
+	return nil, 0
+}
+
+// slowDown deals with the refusal of a call for want of rate: from now on
+// requests keep a distance, which doubles with every refusal, and the call is
+// sent again. It reports false if the call has been refused often enough.
+func (s *Socket) slowDown(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.interval = min(max(2*s.interval, firstInterval), lastInterval)
+	c := s.calls[id]
+	if c == nil {
+		return true
+	}
+	c.limited++
+	if !s.opts.socket.reconnect || c.limited >= s.opts.retry.Attempts {
+		return false
+	}
+	s.enqueue(c)
+	return true
 }
 
 // finish ends the call with that id. It reports whether there was one.

@@ -52,6 +52,8 @@ const (
 	reconnectBase       = time.Second
 	reconnectMax        = 30 * time.Second
 	answeredRemembered  = 1024
+	firstInterval       = 125 * time.Millisecond // between requests, once there were too many
+	lastInterval        = 2 * time.Second
 	defaultPushQueue    = 256
 	defaultOutstanding  = 256
 	defaultAnswerWithin = 10 * time.Minute // the protocol's default task timeout

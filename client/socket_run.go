@@ -255,7 +255,7 @@ func closeCause(err error) error {
 
 func (s *Socket) write(ctx context.Context, conn *websocket.Conn) error {
 	for {
-		b := s.next(time.Now())
+		b, pause := s.next(time.Now())
 		if b == nil {
 			select {
 			case <-s.wake:
@@ -266,6 +266,11 @@ func (s *Socket) write(ctx context.Context, conn *websocket.Conn) error {
 		}
 		if err := writeFrame(ctx, conn, b); err != nil {
 			return err
+		}
+		if pause > 0 {
+			if err := sleep(ctx, pause); err != nil {
+				return err
+			}
 		}
 	}
 }
@@ -352,6 +357,9 @@ func (s *Socket) receive(b []byte) {
 	case s.receiveReply(id, f), s.wasAnswered(id):
 	case present(f.Error):
 		remote, err := rpcError(f.Error)
+		if err == nil && remote.Code == asap.RPCRateLimited {
+			s.slowDown("")
+		}
 		if err != nil {
 			s.invalid(err)
 		} else if h.RemoteError != nil {
@@ -382,10 +390,20 @@ func (s *Socket) receiveReply(id string, f *frame) bool {
 	}
 	result, err := f.outcome()
 	var remote *RemoteError
-	if err != nil && !errors.As(err, &remote) {
+	if errors.As(err, &remote) && remote.Code == asap.RPCRateLimited && s.slowDown(id) {
+		return s.underWay(id)
+	}
+	if err != nil && remote == nil {
 		err = failure("receive", s.url, 1, true, err)
 	}
 	return s.finish(id, reply{result: result, err: err})
+}
+
+// underWay reports whether there is a call with that id.
+func (s *Socket) underWay(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.calls[id] != nil
 }
 
 func (s *Socket) receiveAck(params jsontext.Value) {

@@ -173,6 +173,23 @@ func TestSocketAcknowledgements(t *testing.T) {
 		}, 1, 0, func(t *testing.T, err error) {
 			wantRemote(t, err, RemoteError{Code: -32601, Message: "Method not found", DataCode: "skill_unknown"})
 		}},
+		{"too many messages, for once", nil, nil, func(p *peer, n int, r *sentRequest) {
+			if n < 3 {
+				p.write(`{"jsonrpc":"2.0","error":{"code":-32001,"message":"Rate limit exceeded"},"id":` + string(r.ID) + `}`)
+				return
+			}
+			p.write(answerTo(r, asap.Completed, ""))
+		}, 3, 125 * time.Millisecond, nil},
+		{"too many messages, always", []Option{WithAckTimeout(time.Minute, 1)}, nil, func(p *peer, _ int, r *sentRequest) {
+			p.write(`{"jsonrpc":"2.0","error":{"code":-32001,"message":"Rate limit exceeded"},"id":` + string(r.ID) + `}`)
+		}, 3, 125 * time.Millisecond, func(t *testing.T, err error) {
+			wantRemote(t, err, RemoteError{Code: -32001, Message: "Rate limit exceeded"})
+		}},
+		{"too many messages, no second try", []Option{WithReconnect(false)}, nil, func(p *peer, _ int, r *sentRequest) {
+			p.write(`{"jsonrpc":"2.0","error":{"code":-32001,"message":"Rate limit exceeded"},"id":` + string(r.ID) + `}`)
+		}, 1, 0, func(t *testing.T, err error) {
+			wantRemote(t, err, RemoteError{Code: -32001, Message: "Rate limit exceeded"})
+		}},
 		{"an error that is no object", nil, nil, func(p *peer, _ int, r *sentRequest) {
 			p.write(`{"jsonrpc":"2.0","error":7,"id":` + string(r.ID) + `}`)
 		}, 1, 0, func(t *testing.T, err error) { wantTransport(t, err, "receive", true, ErrInvalidAnswer) }},
@@ -291,8 +308,8 @@ func TestSocketResumes(t *testing.T) {
 		want := []string{
 			`1 sla.subscribe "ws-req-1" 0s`, `1 a "ws-req-2" 0s`, `1 b "ws-req-3" 0s`,
 			`2 sla.subscribe "ws-renew" 1s`, `2 a "ws-req-2" 1s`, `2 b "ws-req-3" 1s`,
-			`3 sla.subscribe "ws-renew" 3s`, `3 a "ws-req-2" 3s`,
-			`4 sla.subscribe "ws-renew" 7s`, `4 a "ws-req-2" 7s`, `4 b "ws-req-3" 7s`,
+			`3 sla.subscribe "ws-renew" 3s`, `3 a "ws-req-2" 3.125s`, // after -32001, at a distance
+			`4 sla.subscribe "ws-renew" 7.125s`, `4 a "ws-req-2" 7.25s`, `4 b "ws-req-3" 7.375s`,
 		}
 		mu.Lock()
 		defer mu.Unlock()
