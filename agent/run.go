@@ -59,7 +59,8 @@ type run struct {
 	phase    phase
 	err      error
 	status   asap.TaskStatus
-	stops    int // how often it has waited for input
+	stops    int  // how often it has waited for input
+	parked   bool // the last request was answered with input_required
 	ending   bool
 	reaper   *time.Timer // gives the handler up
 	progress jsontext.Value
@@ -156,8 +157,7 @@ func (r *run) end(result any, err error) {
 	}
 	r.ending = true
 	r.reaper.Stop()
-	waiting := r.status == asap.InputRequired
-	if waiting {
+	if r.status == asap.InputRequired {
 		r.setStatus(asap.Working)
 	}
 	r.mu.Unlock()
@@ -211,17 +211,16 @@ func (r *run) end(result any, err error) {
 		r.size += int64(len(r.states[i].Data))
 	}
 	r.setStatus(status)
-	r.wake()
-	var watchers []pusher
-	if r.skill.long || waiting {
-		watchers = r.watchers
+	if r.skill.long || r.parked { // no request is waiting for this answer
+		frame := asap.AppendRPCResult(nil, "", answer)
+		for _, w := range r.watchers {
+			w.push(frame)
+		}
 	}
 	r.watchers = nil
+	r.wake()
 	r.mu.Unlock()
 	r.server.runEnded(r, true)
-	for _, w := range watchers {
-		w.push(asap.AppendRPCResult(nil, "", answer))
-	}
 }
 
 // judge says how a run ended: its outcome, the code for it, and what the caller
@@ -410,6 +409,7 @@ func (r *run) waitForInput(ctx context.Context, asking jsontext.Value) (Input, e
 	r.asking, r.resume = asking, make(chan Input, 1)
 	resume := r.resume
 	r.stops++
+	r.parked = true
 	r.setStatus(asap.InputRequired)
 	r.update(&asap.TaskUpdate{TaskID: r.id, UpdateType: asap.UpdateInputRequired, Status: r.status, InputRequest: asking})
 	r.wake()
@@ -443,7 +443,7 @@ func (r *run) give(in Input) bool {
 		return false
 	}
 	r.resume <- in
-	r.resume, r.asking = nil, nil
+	r.resume, r.asking, r.parked = nil, nil, false
 	r.setStatus(asap.Working)
 	return true
 }

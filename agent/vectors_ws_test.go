@@ -1,0 +1,190 @@
+package agent
+
+import (
+	"context"
+	"encoding/base64"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// socketDifferences are the recorded connections this server answers otherwise
+// on purpose. The reasons stand in docs/compatibility.md.
+var socketDifferences = map[string]string{
+	"invalid_urn_internal_error":                               "custom rules give -32602 with the rule that was broken",
+	"client_ping_object_is_invalid_request":                    "a client's ping is answered with a pong",
+	"handler_raises":                                           "payload types of one's own do not exist; a failing skill is answered with a task.response that failed",
+	"wrong_path_403":                                           "an unknown path is 404, also for an upgrade",
+	"server_shutdown":                                          "the close code is 1001 with a reason, as v1.3.0's own code says; its HTTP server sends 1012",
+	"heartbeat_unanswered_goes_stale":                          "a stale connection is closed",
+	"bearer_missing_handshake_accepted_then_error_per_message": "credentials are checked before the upgrade",
+	"message_over_max_request_size":                            "the refusal is a JSON-RPC error",
+}
+
+type socketFile struct {
+	Groups []struct {
+		ServerConfig map[string]jsontext.Value `json:"server_config"`
+		Connections  []recordedSocket          `json:"connections"`
+	} `json:"groups"`
+}
+
+type recordedSocket struct {
+	Name    string            `json:"name"`
+	Clock   string            `json:"clock"`
+	Path    string            `json:"url_path"`
+	Headers map[string]string `json:"handshake_headers"`
+	Failed  *struct {
+		Status int `json:"status"`
+	} `json:"handshake_failed"`
+	Frames []struct {
+		Dir    string  `json:"dir"`
+		Text   string  `json:"text"`
+		Binary string  `json:"binary_base64"`
+		Code   int     `json:"code"`
+		Reason string  `json:"reason"`
+		Waited float64 `json:"waited_seconds"`
+	} `json:"frames"`
+}
+
+func TestRecordedSockets(t *testing.T) {
+	file := load[socketFile](t, "testdata/vectors/websocket.json")
+	seen := map[string]bool{}
+	for _, group := range file.Groups {
+		for _, recorded := range group.Connections {
+			t.Run(recorded.Name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					diff := replaySocket(t, group.ServerConfig, &recorded)
+					reason, expected := socketDifferences[recorded.Name]
+					seen[recorded.Name] = true
+					switch {
+					case diff != "" && !expected:
+						t.Errorf("differs from v1.3.0 (-recorded +ours):\n%s", diff)
+					case diff == "" && expected:
+						t.Errorf("listed as different (%s), but is not", reason)
+					}
+				})
+			})
+		}
+	}
+	for name := range socketDifferences {
+		if !seen[name] {
+			t.Errorf("the list of differences names %q, which was not recorded", name)
+		}
+	}
+}
+
+func replaySocket(t *testing.T, recordedConfig map[string]jsontext.Value, rec *recordedSocket) string {
+	t.Helper()
+	base, err := time.Parse(time.RFC3339Nano, rec.Clock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	cfg := referenceConfig(t, new(time.Time))
+	cfg.Clock = func() time.Time { return base.Add(time.Since(begun)) }
+	news := &newsDesk{}
+	cfg.Notifications = news
+	applyRecorded(&cfg, recordedConfig)
+	cfg.Limits.RequestsPerSecond = 0 // it does not apply here
+	if string(recordedConfig["websocket_message_rate_limit"]) == "null" {
+		cfg.Limits.MessagesPerSecond = -1
+	}
+	if _, ok := recordedConfig["heartbeat_interval_seconds"]; ok {
+		cfg.Limits.HeartbeatEvery, cfg.Limits.StaleAfter = 500*time.Millisecond, 1500*time.Millisecond
+	}
+	n := newNetwork(t, cfg)
+	header := http.Header{}
+	for name, value := range rec.Headers {
+		header.Set(name, value)
+	}
+	c, status, err := n.dial(rec.Path, header)
+	if rec.Failed != nil || err != nil {
+		want := http.StatusSwitchingProtocols
+		if rec.Failed != nil {
+			want = rec.Failed.Status
+		}
+		return textDiff(want, status)
+	}
+	frames := read(c)
+	var theirs, ours []any
+	for i, f := range rec.Frames {
+		switch f.Dir {
+		case "client":
+			kind, data := websocket.MessageText, []byte(f.Text)
+			if f.Binary != "" {
+				kind = websocket.MessageBinary
+				data, _ = base64.StdEncoding.DecodeString(f.Binary)
+			}
+			c.Write(context.Background(), kind, data) // the server may have closed: seen below
+		case "server":
+			if strings.Contains(f.Text, `"sla.breach"`) {
+				news.publish(f.Text)
+			}
+			text, _ := frames.within(time.Second)
+			a, b := map[string]any{"body": scrub(f.Text)}, map[string]any{"body": scrub(text)}
+			align(a, b)
+			theirs, ours = append(theirs, a), append(ours, b)
+		case "none":
+			text, _ := frames.within(time.Duration(f.Waited * float64(time.Second)))
+			theirs, ours = append(theirs, "nothing"), append(ours, strings.TrimSpace("nothing "+text))
+		case "server_close":
+			if rec.Name == "server_shutdown" {
+				n.stop()
+			}
+			if rec.Name == "heartbeat_unanswered_goes_stale" && i == len(rec.Frames)-1 {
+				c.Close(websocket.StatusNormalClosure, "")
+			}
+			for {
+				text, open := frames.within(time.Minute)
+				if !open {
+					break
+				}
+				ours = append(ours, text)
+			}
+			code := <-frames.code
+			theirs, ours = append(theirs, []any{f.Code, f.Reason}), append(ours, []any{int(code.Code), code.Reason})
+		}
+	}
+	return textDiff(theirs, ours)
+}
+
+// newsDesk is a source of notifications.
+type newsDesk struct {
+	mu   sync.Mutex
+	push map[int]func([]byte) bool
+	next int
+	fail error
+}
+
+func (d *newsDesk) Subscribe(_ context.Context, _ Caller, _ jsontext.Value, push func([]byte) bool) (func(), error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.fail != nil {
+		return nil, d.fail
+	}
+	if d.push == nil {
+		d.push = make(map[int]func([]byte) bool)
+	}
+	id := d.next
+	d.next++
+	d.push[id] = push
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.push, id)
+	}, nil
+}
+
+func (d *newsDesk) publish(text string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, push := range d.push {
+		push([]byte(text))
+	}
+}
