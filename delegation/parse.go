@@ -290,7 +290,8 @@ func (r *reader) digest(name string, out *[sha256.Size]byte) (string, error) {
 }
 
 // parseHeader reads a JOSE header. As the reference does, it refuses parameters
-// that no JOSE registry knows, and takes no key or address out of a header.
+// that no JOSE registry knows, and ignores keys and addresses of keys: the only
+// key that counts is the one known for iss.
 func (l *Link) parseHeader(text string) error {
 	r := reader{s: text}
 	var crit []string
@@ -315,7 +316,17 @@ func (l *Link) parseHeader(text string) error {
 				return errors.New("asap-chain must be 1")
 			}
 			version = true
-		case "jku", "jwk", "x5u", "x5c", "x5t", "x5t#S256", "cty":
+		case "jku", "x5u", "x5t", "x5t#S256", "cty":
+			_, err = r.text(name)
+		case "jwk":
+			if r.peek() != '{' {
+				return errors.New("jwk must be an object")
+			}
+			err = r.skip()
+		case "x5c":
+			if r.peek() != '[' {
+				return errors.New("x5c must be a list")
+			}
 			err = r.skip()
 		default:
 			err = errors.New("unknown header parameter")
