@@ -378,3 +378,23 @@ func BenchmarkAppendForeignDetails(b *testing.B) {
 		h = next
 	}
 }
+
+func TestHexDigits(t *testing.T) {
+	for c := range 256 {
+		want := strings.IndexByte("0123456789abcdef", byte(c)) >= 0
+		for at := range 8 {
+			b := []byte("0f9a1e8b")
+			b[at] = byte(c)
+			if isHex(b) != want {
+				t.Errorf("%q: %v", b, !want)
+			}
+		}
+		h := [32]byte{0: byte(c), 13: byte(c), 31: byte(c)}
+		if got := string(appendHex(nil, &h)); got != hex.EncodeToString(h[:]) {
+			t.Errorf("%s", got)
+		}
+	}
+	if isHex([]byte("0f9a1e8")) {
+		t.Error("seven digits")
+	}
+}

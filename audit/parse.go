@@ -335,13 +335,20 @@ func encodeHex(digits *[64]byte, h *[32]byte) {
 	}
 }
 
+// isHex tells whether b, whose length is a multiple of 8, holds lower-case
+// hexadecimal digits only. Adding moves the high bit of a byte across the
+// bounds of '0' to '9' and of 'a' to 'f'.
 func isHex(b []byte) bool {
-	for _, c := range b {
-		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+	for ; len(b) >= 8; b = b[8:] {
+		w := binary.LittleEndian.Uint64(b)
+		low := w &^ highs
+		digit := (low + ones*(0x80-'0')) &^ (low + ones*(0x80-'9'-1))
+		letter := (low + ones*(0x80-'a')) &^ (low + ones*(0x80-'f'-1))
+		if (digit|letter)&^w&highs != highs {
 			return false
 		}
 	}
-	return true
+	return len(b) == 0
 }
 
 // unhex decodes 64 digits that were checked.
