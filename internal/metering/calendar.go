@@ -56,6 +56,10 @@ func WholeHours(loc *time.Location, start, end time.Time) bool {
 		if next.IsZero() {
 			break
 		}
+		if !next.After(t) { // ZoneBounds can stand still at the end of a year
+			t = t.Add(24 * time.Hour)
+			continue
+		}
 		if next.Unix()%3600 != 0 && next.Before(end) {
 			return false
 		}

@@ -1,6 +1,10 @@
 package metering
 
-import "time"
+import (
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
 
 // Correction asks for a record to be taken back or changed. Records are never
 // edited: the answer is a new record that adds up with the old one.
@@ -66,4 +70,59 @@ func negated(n Count) Count {
 	}
 	m := -*n
 	return &m
+}
+
+// ParseCorrection reads a request to correct a record: {"kind": "void" or
+// "adjustment", "ref", "reason", "id", and for an adjustment the changes
+// tokens_in, tokens_out, api_calls, duration_ms (whole numbers, signed) and
+// cost_usd (decimal text, signed)}. ok is false if v is a report and not a
+// correction. The error is an *Error with CodeInvalid.
+func ParseCorrection(v jsontext.Value) (c Correction, ok bool, err error) {
+	members, order, err := readObject(v)
+	if err != nil {
+		return Correction{}, false, nil // ParseReport says what is wrong
+	}
+	in := reportReader{members: members, used: map[string]bool{}}
+	c.Kind = Kind(in.text("kind", false))
+	if c.Kind != Void && c.Kind != Adjustment {
+		return Correction{}, false, nil
+	}
+	c.ID, c.Ref, c.Reason = in.text("id", false), in.text("ref", true), in.text("reason", true)
+	if c.Kind == Adjustment {
+		c.TokensIn, c.TokensOut = in.change("tokens_in"), in.change("tokens_out")
+		c.APICalls, c.DurationMS = in.change("api_calls"), in.change("duration_ms")
+		if text := in.text("cost_usd", false); text != "" {
+			cost, err := ParseUSD(text)
+			if err != nil {
+				in.add("cost_usd", "value_error", "%s", err)
+			}
+			c.CostNanoUSD = &cost
+		}
+	}
+	for _, name := range order {
+		if !in.used[name] {
+			in.add(name, "extra_forbidden", "is not a member of a correction")
+		}
+	}
+	if len(in.issues) > 0 {
+		return Correction{}, true, &Error{Code: CodeInvalid, Issues: in.issues}
+	}
+	return c, true, nil
+}
+
+// change reads a quantity that may be negative.
+func (in *reportReader) change(name string) Count {
+	in.used[name] = true
+	v := in.members[name]
+	if v == nil {
+		return nil
+	}
+	n, kind, message := laxInt(v)
+	switch {
+	case kind != "":
+		in.add(name, kind, "%s", message)
+	case n > MaxQuantity || n < -MaxQuantity:
+		in.add(name, "less_than_equal", "must be between -%d and %d", MaxQuantity, MaxQuantity)
+	}
+	return &n
 }

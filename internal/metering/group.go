@@ -188,19 +188,22 @@ func (a *Aggregator) Groups() []Group {
 			groups = append(groups, Group{key, Summary{t.sums, positive(t.agents), positive(t.consumers)}})
 		}
 	}
-	slices.SortFunc(groups, func(x, y Group) int {
-		for _, d := range a.by.Dimensions {
-			c := cmp.Compare(x.Key.member(d), y.Key.member(d))
-			if d == Dimension(PerHour) {
-				c = x.Key.hour().Compare(y.Key.hour())
-			}
-			if c != 0 {
-				return c
-			}
-		}
-		return 0
-	})
+	slices.SortFunc(groups, func(x, y Group) int { return a.by.Compare(x.Key, y.Key) })
 	return groups
+}
+
+// Compare orders two groups as Aggregator.Groups does.
+func (g Grouping) Compare(x, y GroupKey) int {
+	for _, d := range g.Dimensions {
+		c := cmp.Compare(x.member(d), y.member(d))
+		if d == Dimension(PerHour) {
+			c = x.hour().Compare(y.hour())
+		}
+		if c != 0 {
+			return c
+		}
+	}
+	return 0
 }
 
 // hour returns the instant of an hour's key, whose text does not sort where

@@ -113,6 +113,10 @@ func (r *Record) derivedID() string {
 	return "rpt_" + hex.EncodeToString(sum[:20])
 }
 
+// HasDerivedID tells whether the id of a report was made of its content, because
+// its sender gave none.
+func (r *Record) HasDerivedID() bool { return r.ID == r.derivedID() }
+
 // IDFromKey returns the id of a report that came without one but with an
 // Idempotency-Key. Keys of different senders do not meet.
 func IDFromKey(sender, key string) string {

@@ -70,6 +70,9 @@ func (s *Sums) fields() [8]*int64 {
 	}
 }
 
+// Tokens returns TokensIn + TokensOut, or ErrOverflow.
+func (s Sums) Tokens() (int64, error) { return addInt64(s.TokensIn, s.TokensOut) }
+
 // IsZero tells whether nothing is left: no records, or only voided ones.
 func (s Sums) IsZero() bool { return s == Sums{} }
 

@@ -284,6 +284,17 @@ func TestWholeHours(t *testing.T) {
 			t.Errorf("%s: %t", name, got)
 		}
 	}
+	// Without bounds it must come to an end, whatever the zone's rules are.
+	for _, name := range zoneNames {
+		loc, err := time.LoadLocation(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole := WholeHours(loc, time.Time{}, time.Time{})
+		if name == "Europe/Berlin" && !whole || name == "Asia/Kolkata" && whole {
+			t.Errorf("%s: %t", name, whole)
+		}
+	}
 	// Apia jumped over the date line at a whole hour; before 1911 its clocks went by the sun.
 	apia, err := time.LoadLocation("Pacific/Apia")
 	if err != nil {

@@ -1,0 +1,227 @@
+package httpapi
+
+import (
+	"context"
+	"crypto/ed25519"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	asap "github.com/asap-protocol/asap-go"
+	"github.com/asap-protocol/asap-go/internal/ledger"
+	"github.com/asap-protocol/asap-go/internal/metering"
+)
+
+const (
+	defaultMaxBody = 16 << 20
+	maxGroups      = 100_000 // of one aggregate, in memory
+)
+
+// UsageWriter is the way into the ledger; *ledger.Ledger is one. Every method
+// returns after its effect is durable, is safe for concurrent use, and tells a
+// refusal that changed nothing from a lost answer as the errors of package
+// ledger say.
+type UsageWriter interface {
+	// Record stores reports; see [ledger.Ledger.Record].
+	Record(ctx context.Context, reports []ledger.Report, mode ledger.Mode) ([]ledger.Recorded, error)
+	// Correct voids or adjusts a record; see [ledger.Ledger.Correct].
+	Correct(ctx context.Context, c ledger.Correction) (ledger.Recorded, error)
+	// Purge removes records older than before; see [ledger.Ledger.Purge].
+	Purge(ctx context.Context, before time.Time) (ledger.Purged, error)
+}
+
+// Config is what the interface is plugged together from. Usage, Ledger, Audit,
+// Authenticate, Now and Logger are required.
+type Config struct {
+	Usage  UsageReader
+	Ledger UsageWriter
+	Audit  AuditReader
+
+	// Authenticate says who sent a request. An error means that credentials
+	// were presented and are not good: 401. No credentials is Anonymous.
+	Authenticate func(*http.Request) (Caller, error)
+	// AgentKey returns the registered key of an agent, against which reports it
+	// signed itself are checked, or false. Nil means that no agent has one.
+	AgentKey func(context.Context, asap.AgentURN) (ed25519.PublicKey, bool)
+
+	Now    func() time.Time
+	Logger *slog.Logger // of what strangers are not told
+
+	// Bounds of the time of reports; zero means metering.DefaultBounds.
+	Bounds metering.Bounds
+	// Retention is how long records are kept; 0 means for ever, and a purge
+	// removes nothing.
+	Retention time.Duration
+	// MaxBodyBytes bounds a request body; 0 means 16 MiB.
+	MaxBodyBytes int64
+	// Version of the software, for the OpenAPI document; empty means asap.Version.
+	Version string
+}
+
+// API is the REST interface. It is safe for concurrent use.
+type API struct {
+	cfg Config
+	doc []byte
+}
+
+// New returns the interface of cfg.
+func New(cfg Config) *API {
+	if cfg.Bounds == (metering.Bounds{}) {
+		cfg.Bounds = metering.DefaultBounds()
+	}
+	if cfg.MaxBodyBytes == 0 {
+		cfg.MaxBodyBytes = defaultMaxBody
+	}
+	if cfg.Version == "" {
+		cfg.Version = asap.Version
+	}
+	return &API{cfg: cfg}
+}
+
+// access says who may call a route.
+type access int
+
+const (
+	anyone    access = iota // the handler looks at the content
+	agents                  // an agent sees its own side, an operator everything
+	operators               // the operator alone
+)
+
+// route is one row of the table that is both the interface and its document.
+type route struct {
+	method, path string
+	id, summary  string
+	access       access
+	params       []parameter
+	body         any // a value of the documented type of the body, or nil
+	answers      map[int]any
+	handle       func(*API, *call) error
+}
+
+// routes is the table of everything this package serves. Who may do what stands
+// in its access column and nowhere else.
+func routes() []route {
+	usage := func(method, path, id string, who access, handle func(*API, *call) error, summary string) route {
+		return route{method: method, path: "/usage" + path, id: id, access: who, handle: handle, summary: summary}
+	}
+	table := []route{
+		usage("GET", "", "listUsage", agents, (*API).listUsage, "Usage records, oldest first, in pages").
+			with(recordFilter(), paging(), offset()).answering(200, recordPage{}),
+		usage("GET", "/aggregate", "aggregateUsage", agents, (*API).aggregate, "Totals by agent, consumer, calendar period, skill, outcome or delegation").
+			with([]parameter{groupByParam, zoneParam}, recordFilter(), groupPaging()).answering(200, groupPage{}),
+		usage("GET", "/summary", "summarizeUsage", agents, (*API).summary, "The total of a selection").
+			with(recordFilter()).answering(200, summaryAnswer{}),
+		usage("GET", "/agents", "usageByAgent", agents, (*API).byAgent, "Totals by agent").
+			with(recordFilter(), groupPaging()).answering(200, groupPage{}),
+		usage("GET", "/consumers", "usageByConsumer", agents, (*API).byConsumer, "Totals by consumer").
+			with(recordFilter(), groupPaging()).answering(200, groupPage{}),
+		usage("GET", "/stats", "usageStats", operators, (*API).stats, "What the store holds").answering(200, statsAnswer{}),
+		usage("GET", "/export", "exportUsage", agents, (*API).export, "Every selected record as JSON, CSV or NDJSON, closed by a count and a hash").
+			with([]parameter{formatParam}, recordFilter(), []parameter{exportLimitParam}).answering(200, exportDocument{}),
+		usage("GET", "/{task_id}", "usageOfTask", agents, (*API).taskUsage, "The records of one task").
+			with([]parameter{taskPathParam}).answering(200, taskRecords{}),
+		usage("POST", "", "recordUsage", anyone, (*API).record, "Report the usage of one task, or (operator) correct a record").
+			with([]parameter{idempotencyHeader}).taking(usageReport{}).answering(201, recordedAnswer{}).answering(200, recordedAnswer{}),
+		usage("POST", "/batch", "recordUsageBatch", anyone, (*API).batch, "Report up to 10,000 tasks, all or nothing unless mode=per_item").
+			with([]parameter{modeParam, idempotencyHeader}).taking(batchReport{}).answering(201, batchAnswer{}).answering(200, batchAnswer{}),
+		usage("POST", "/validate", "validateUsage", agents, (*API).validate, "Check a report without storing it").
+			taking(usageReport{}).answering(200, validateAnswer{}),
+		usage("POST", "/purge", "purgeUsage", operators, (*API).purge, "Remove records older than the retention").answering(200, purgeAnswer{}),
+		{method: "GET", path: "/audit/logs", id: "listAudit", access: agents, handle: (*API).listAudit, summary: "Audit entries in the order of the log, in pages",
+			params: auditFilter(), answers: map[int]any{200: auditPage{}}},
+		{method: "GET", path: "/audit/logs/{id}", id: "getAuditEntry", access: agents, handle: (*API).auditEntry, summary: "One audit entry with its exact octets",
+			params: []parameter{entryPathParam}, answers: map[int]any{200: auditEntryAnswer{}}},
+		{method: "GET", path: "/openapi.json", id: "getOpenAPI", access: anyone, handle: (*API).openAPI, summary: "This document"},
+	}
+	return table
+}
+
+func (r route) with(params ...[]parameter) route {
+	r.params = slices.Concat(append([][]parameter{r.params}, params...)...)
+	return r
+}
+
+func (r route) taking(body any) route { r.body = body; return r }
+
+func (r route) answering(status int, body any) route {
+	answers := map[int]any{status: body}
+	for s, b := range r.answers {
+		answers[s] = b
+	}
+	r.answers = answers
+	return r
+}
+
+// Routes registers everything on mux and builds the OpenAPI document. Every
+// path answers other methods than its own with a 405 problem. Call it once.
+func (a *API) Routes(mux *http.ServeMux) {
+	config := huma.DefaultConfig("ASAP node", a.cfg.Version)
+	config.OpenAPIPath, config.DocsPath, config.SchemasPath = "", "", "" // served below; no other pages
+	config.CreateHooks = nil                                             // no $schema in answers
+	api := humago.New(mux, config)
+	methods := map[string][]string{}
+	for _, r := range routes() {
+		methods[r.path] = append(methods[r.path], r.method)
+		op := operation(api, r)
+		api.OpenAPI().AddOperation(op)
+		api.Adapter().Handle(op, func(ctx huma.Context) {
+			req, w := humago.Unwrap(ctx)
+			a.serve(w, req, &r)
+		})
+	}
+	for path, own := range methods {
+		slices.Sort(own)
+		allow := strings.Join(own, ", ")
+		for _, m := range []string{"GET", "POST", "PUT", "PATCH", "DELETE"} {
+			if !slices.Contains(own, m) {
+				mux.HandleFunc(m+" "+path, func(w http.ResponseWriter, _ *http.Request) {
+					w.Header().Set("Allow", allow)
+					writeProblem(w, problemOf(asap.CodeMethodNotAllowed, "Method Not Allowed"))
+				})
+			}
+		}
+	}
+	mux.HandleFunc("GET /usage/{$}", func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "/usage", http.StatusTemporaryRedirect) // as v1.3.0 does
+	})
+	doc, err := api.OpenAPI().MarshalJSON()
+	if err != nil {
+		panic("httpapi: the OpenAPI document: " + err.Error()) // the table above is wrong
+	}
+	a.doc = doc
+}
+
+func (a *API) openAPI(c *call) error {
+	c.w.Header().Set("Content-Type", "application/openapi+json")
+	_, _ = c.w.Write(a.doc) // the client went away
+	return nil
+}
+
+// call is one request on its way through a handler.
+type call struct {
+	w      http.ResponseWriter
+	r      *http.Request
+	caller Caller
+	params query
+}
+
+func (c *call) ctx() context.Context { return c.r.Context() }
+
+func (a *API) serve(w http.ResponseWriter, r *http.Request, to *route) {
+	c := &call{w: w, r: r}
+	err := a.admit(c, to.access)
+	if err == nil {
+		c.params, err = newQuery(r.URL.RawQuery)
+	}
+	if err == nil {
+		err = to.handle(a, c)
+	}
+	if err != nil {
+		a.fail(w, r, err)
+	}
+}

@@ -1,0 +1,168 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+
+	"github.com/go-json-experiment/json"
+
+	asap "github.com/asap-protocol/asap-go"
+	"github.com/asap-protocol/asap-go/audit"
+	"github.com/asap-protocol/asap-go/internal/ledger"
+	"github.com/asap-protocol/asap-go/internal/metering"
+)
+
+// problem is an RFC 9457 problem document. Code is stable and listed by
+// asap.CodeTable; Detail is where v1.3.0 puts its text.
+type problem struct {
+	Type   string        `json:"type" doc:"always about:blank: the code says what it is"`
+	Title  string        `json:"title" doc:"the HTTP status in words"`
+	Status int           `json:"status"`
+	Code   asap.Code     `json:"code" doc:"stable name of the reason"`
+	Detail string        `json:"detail" doc:"a sentence for people"`
+	Errors []problemItem `json:"errors,omitempty" doc:"what is wrong where"`
+
+	retryAfterSeconds int
+}
+
+type problemItem struct {
+	Location string `json:"location" doc:"dotted path of the member or parameter"`
+	Type     string `json:"type,omitempty" doc:"kind of mistake, named as v1.3.0 does"`
+	Message  string `json:"message"`
+}
+
+func (p *problem) Error() string { return string(p.Code) + ": " + p.Detail }
+
+// problemOf returns the problem of a code; no detail means the table's sentence.
+func problemOf(code asap.Code, detail string) *problem {
+	info := code.Info()
+	if detail == "" {
+		detail = info.Sentence
+	}
+	p := &problem{Type: "about:blank", Title: http.StatusText(info.HTTP), Status: info.HTTP, Code: code, Detail: detail}
+	if code == asap.CodeRecordInvalid { // v1.3.0 answers 400 to a bad body
+		p.Status, p.Title = http.StatusBadRequest, http.StatusText(http.StatusBadRequest)
+	}
+	if info.Retryable {
+		p.retryAfterSeconds = 1
+	}
+	return p
+}
+
+// refusal returns the problem of a code with the table's sentence.
+func refusal(code asap.Code) error { return problemOf(code, "") }
+
+// refuse returns a problem about one parameter.
+func refuse(code asap.Code, location, format string, args ...any) *problem {
+	message := fmt.Sprintf(format, args...)
+	p := problemOf(code, location+": "+message)
+	p.Errors = []problemItem{{Location: location, Message: message}}
+	return p
+}
+
+// fail answers with the problem that err is. What is nobody else's business goes
+// to the log.
+func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
+	p := asProblem(err)
+	if p.Status >= http.StatusInternalServerError && r.Context().Err() == nil {
+		a.cfg.Logger.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "code", string(p.Code), "error", err)
+	}
+	writeProblem(w, p)
+}
+
+// asProblem maps every error to what strangers are told about it.
+func asProblem(err error) *problem {
+	var (
+		p       *problem
+		refused *metering.Error
+		item    *ledger.ItemError
+		tooBig  *http.MaxBytesError
+	)
+	switch {
+	case errors.As(err, &p):
+		return p
+	case errors.As(err, &item):
+		p := asProblem(item.Err)
+		prefix := "events." + strconv.Itoa(item.Index)
+		p.Detail = prefix + ": " + p.Detail
+		if len(p.Errors) == 0 {
+			p.Errors = []problemItem{{Location: prefix, Message: p.Code.Info().Sentence}}
+		}
+		return p
+	case errors.As(err, &refused):
+		p := problemOf(refused.Code, refused.Error())
+		p.Errors = items("", refused)
+		return p
+	case errors.As(err, &tooBig):
+		return problemOf(asap.CodeRequestTooLarge, fmt.Sprintf("The body is larger than %d bytes.", tooBig.Limit))
+	case errors.Is(err, metering.ErrAlreadyVoided):
+		return problemOf(asap.CodeRecordConflict, "The record has been voided already.")
+	case errors.Is(err, ledger.ErrConflict), errors.Is(err, metering.ErrConflict):
+		return problemOf(asap.CodeRecordConflict, "")
+	case errors.Is(err, ledger.ErrUnknownRecord), errors.Is(err, metering.ErrNotFound), errors.Is(err, audit.ErrNoEntry):
+		return problemOf(asap.CodeNotFound, "")
+	case errors.Is(err, ledger.ErrOverloaded):
+		return problemOf(asap.CodeOverloaded, "")
+	case errors.Is(err, ledger.ErrClosed):
+		return problemOf(asap.CodeShuttingDown, "")
+	case errors.Is(err, ledger.ErrUnavailable):
+		return problemOf(asap.CodeLedgerUnavailable, "")
+	case errors.Is(err, ledger.ErrOutcomeUnknown):
+		return problemOf(asap.CodeInternal, "Whether this was recorded is not known. Send it again, unchanged: it counts once.")
+	case errors.Is(err, ledger.ErrInvalid):
+		return problemOf(asap.CodeRecordInvalid, "")
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return problemOf(asap.CodeShuttingDown, "The request was given up.")
+	}
+	return problemOf(asap.CodeInternal, "")
+}
+
+func items(prefix string, e *metering.Error) []problemItem {
+	list := make([]problemItem, len(e.Issues))
+	for i, is := range e.Issues {
+		list[i] = problemItem{Location: join(prefix, is.Field), Type: is.Type, Message: is.Message}
+	}
+	return list
+}
+
+func join(prefix, field string) string {
+	if prefix == "" || field == "" {
+		return prefix + field
+	}
+	return prefix + "." + field
+}
+
+func writeProblem(w http.ResponseWriter, p *problem) {
+	if p.Status == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", "Bearer")
+	}
+	if p.retryAfterSeconds > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(p.retryAfterSeconds))
+	}
+	b, err := json.Marshal(p)
+	if err != nil {
+		panic("httpapi: a problem does not marshal: " + err.Error()) // only texts and numbers
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(p.Status)
+	_, _ = w.Write(b) // the client went away
+}
+
+// writeJSON answers with v.
+func writeJSON(w http.ResponseWriter, status int, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("write answer: %w", err)
+	}
+	return writeBytes(w, status, b)
+}
+
+func writeBytes(w http.ResponseWriter, status int, b []byte) error {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(b) // the client went away
+	return nil
+}
