@@ -1,0 +1,224 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"time"
+
+	asap "github.com/asap-protocol/asap-go"
+)
+
+// Config is everything an operator can set. It is read from flags, environment
+// variables (ASAP_ and the upper-case path, as ASAP_LIMITS_TASK_TIMEOUT), the
+// file asap.yaml and the defaults, in this order. An unknown key is an error.
+//
+// The doc tag is the sentence of the configuration reference; reload:"yes"
+// marks what SIGHUP changes in a running node.
+type Config struct {
+	Listen   string         `yaml:"listen" doc:"address and port to serve on"`
+	Data     string         `yaml:"data" doc:"directory of the node's key, operator token and, with SQLite, its ledger"`
+	Store    string         `yaml:"store" doc:"where the ledger is: sqlite:PATH or memory: (development); empty means sqlite:asap.db in the data directory"`
+	URN      string         `yaml:"urn" doc:"the node's own name, an agent URN: it names the audit log, and tokens for this node are issued to it"`
+	Insecure bool           `yaml:"insecure" doc:"serve beyond loopback without TLS; for a trusted network behind a proxy only"`
+	Agents   []AgentConfig  `yaml:"agents" doc:"built-in agents this node hosts; the first one answers what names no hosted agent"`
+	Limits   LimitsConfig   `yaml:"limits"`
+	Metering MeteringConfig `yaml:"metering"`
+	Log      LogConfig      `yaml:"log"`
+}
+
+// AgentConfig describes one built-in agent.
+type AgentConfig struct {
+	URN  string `yaml:"urn"`
+	Name string `yaml:"name"`
+	Kind string `yaml:"kind"` // echo
+}
+
+// LimitsConfig bounds what one request, and all of them together, may take.
+type LimitsConfig struct {
+	RequestBytes     int64    `yaml:"request_bytes" doc:"largest request body, before and after decompression"`
+	RunningTasks     int      `yaml:"running_tasks" doc:"most tasks at work at once; more are refused with Retry-After"`
+	TaskTimeout      Duration `yaml:"task_timeout" doc:"longest a task may run; what is reserved for it is held this long"`
+	WebSocketPerSec  float64  `yaml:"websocket_per_second" doc:"messages a second one WebSocket connection may send"`
+	RequestsPerSec   float64  `yaml:"requests_per_second" doc:"requests a second per caller; 0 means no limit on loopback and 50 beyond it"`
+	RequestsBurst    int      `yaml:"requests_burst" doc:"requests a caller may send at once above the rate"`
+	ShutdownDeadline Duration `yaml:"shutdown_deadline" doc:"how long a stopping node lets running tasks finish"`
+}
+
+// MeteringConfig says what things cost and how long raw records are kept.
+type MeteringConfig struct {
+	Retention  Duration      `yaml:"retention" reload:"yes" doc:"how long raw usage records are kept; 0 keeps them; totals are kept always"`
+	AnswerKeep Duration      `yaml:"answer_keep" reload:"yes" doc:"how long answers are kept for callers that retry"`
+	Prices     []PriceConfig `yaml:"prices" reload:"yes" doc:"price lists, one per agent"`
+}
+
+// LogConfig says what is logged and how.
+type LogConfig struct {
+	Level  string `yaml:"level" reload:"yes" doc:"debug, info, warn or error"`
+	Format string `yaml:"format" doc:"text or json"`
+}
+
+// Duration is a length of time in configuration: Go syntax, and d for days
+// ("90d", "1h30m").
+type Duration time.Duration
+
+// UnmarshalText parses the configuration form.
+func (d *Duration) UnmarshalText(text []byte) error {
+	s := string(text)
+	if s == "0" {
+		*d = 0
+		return nil
+	}
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		var n int64
+		if _, err := fmt.Sscanf(days, "%d", &n); err == nil && n >= 0 && n <= 36500 && fmt.Sprint(n) == days {
+			*d = Duration(time.Duration(n) * 24 * time.Hour)
+			return nil
+		}
+		return fmt.Errorf("%q is not a duration such as 90d, 12h or 30s", s)
+	}
+	v, err := time.ParseDuration(s)
+	if err != nil || v < 0 {
+		return fmt.Errorf("%q is not a duration such as 90d, 12h or 30s", s)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// String returns the form that UnmarshalText reads.
+func (d Duration) String() string {
+	v := time.Duration(d)
+	if v != 0 && v%(24*time.Hour) == 0 {
+		return fmt.Sprintf("%dd", v/(24*time.Hour))
+	}
+	return v.String()
+}
+
+// MarshalText writes the form that UnmarshalText reads.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// Defaults returns the configuration of a node nobody configured: loopback,
+// data in ./asap-data, one echo agent.
+func Defaults() Config {
+	return Config{
+		Listen: "127.0.0.1:8080",
+		Data:   "asap-data",
+		URN:    "urn:asap:agent:node",
+		Agents: []AgentConfig{{URN: "urn:asap:agent:echo", Name: "Echo", Kind: "echo"}},
+		Limits: LimitsConfig{
+			RequestBytes: 10 << 20, RunningTasks: 1024, TaskTimeout: Duration(600 * time.Second),
+			WebSocketPerSec: 10, RequestsBurst: 200, ShutdownDeadline: Duration(8 * time.Second),
+		},
+		Metering: MeteringConfig{AnswerKeep: Duration(24 * time.Hour)},
+		Log:      LogConfig{Level: "info", Format: "text"},
+	}
+}
+
+// ErrConfig marks an error the operator mends in the configuration.
+var ErrConfig = errors.New("configuration")
+
+// Validate checks what a type cannot: each error names the key and says what
+// would be right.
+func (c *Config) Validate() error {
+	fail := func(key, format string, args ...any) error {
+		return fmt.Errorf("%w: %s: %s", ErrConfig, key, fmt.Sprintf(format, args...))
+	}
+	host, _, err := net.SplitHostPort(c.Listen)
+	if err != nil {
+		return fail("listen", "%q is not HOST:PORT", c.Listen)
+	}
+	if !c.Insecure && !loopback(host) {
+		return fail("listen", "%q is reachable from other machines, and this node has no TLS; listen on 127.0.0.1, or set insecure: true behind a proxy that terminates TLS", c.Listen)
+	}
+	if c.Data == "" {
+		return fail("data", "a directory is needed")
+	}
+	if _, err := c.StorePath(); err != nil {
+		return err
+	}
+	if _, err := asap.ParseAgentURN(c.URN); err != nil {
+		return fail("urn", "%v", err)
+	}
+	seen := map[string]bool{}
+	for i, a := range c.Agents {
+		if _, err := asap.ParseAgentURN(a.URN); err != nil {
+			return fail(fmt.Sprintf("agents[%d].urn", i), "%v", err)
+		}
+		if a.Kind != "echo" {
+			return fail(fmt.Sprintf("agents[%d].kind", i), "%q is not a built-in agent; there is: echo", a.Kind)
+		}
+		if seen[a.URN] {
+			return fail(fmt.Sprintf("agents[%d].urn", i), "%s is listed twice", a.URN)
+		}
+		seen[a.URN] = true
+	}
+	switch {
+	case c.Limits.RequestBytes < 1024 || c.Limits.RequestBytes > 1<<30:
+		return fail("limits.request_bytes", "%d is outside 1024 … 1073741824", c.Limits.RequestBytes)
+	case c.Limits.RunningTasks < 1:
+		return fail("limits.running_tasks", "at least 1")
+	case c.Limits.TaskTimeout <= 0 || time.Duration(c.Limits.TaskTimeout) > 30*24*time.Hour:
+		return fail("limits.task_timeout", "between 1ns and 30d")
+	case c.Limits.WebSocketPerSec < 0:
+		return fail("limits.websocket_per_second", "not negative")
+	case c.Limits.RequestsPerSec < 0 || c.Limits.RequestsBurst < 0:
+		return fail("limits.requests_per_second", "not negative")
+	}
+	if _, err := c.Log.level(); err != nil {
+		return err
+	}
+	if c.Log.Format != "text" && c.Log.Format != "json" {
+		return fail("log.format", "%q is neither text nor json", c.Log.Format)
+	}
+	_, err = c.priceBook()
+	return err
+}
+
+func (l LogConfig) level() (slog.Level, error) {
+	var v slog.Level
+	if err := v.UnmarshalText([]byte(l.Level)); err != nil {
+		return 0, fmt.Errorf("%w: log.level: %q is not debug, info, warn or error", ErrConfig, l.Level)
+	}
+	return v, nil
+}
+
+// Loopback reports whether the node serves only this machine.
+func (c *Config) Loopback() bool {
+	host, _, err := net.SplitHostPort(c.Listen)
+	return err == nil && loopback(host)
+}
+
+func loopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback()
+}
+
+// StorePath returns the path of the SQLite file, or "" for a ledger in memory.
+func (c *Config) StorePath() (string, error) {
+	switch {
+	case c.Store == "":
+		return filepath.Join(c.Data, LedgerFile), nil
+	case c.Store == "memory:":
+		return "", nil
+	}
+	if path, ok := strings.CutPrefix(c.Store, "sqlite:"); ok && path != "" {
+		return path, nil
+	}
+	return "", fmt.Errorf("%w: store: %q is neither sqlite:PATH nor memory:", ErrConfig, redactStore(c.Store))
+}
+
+// redactStore hides what follows the scheme of an unknown store, since it may
+// hold a password.
+func redactStore(s string) string {
+	if scheme, _, ok := strings.Cut(s, ":"); ok {
+		return scheme + ":…"
+	}
+	return s
+}

@@ -1,0 +1,228 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	asap "github.com/asap-protocol/asap-go"
+	"github.com/asap-protocol/asap-go/audit"
+	"github.com/asap-protocol/asap-go/internal/sqlite"
+)
+
+// Severity of a finding.
+type Severity string
+
+// The severities: Fail is what stops a node or breaks a promise, Warn what will.
+const (
+	OK   Severity = "ok"
+	Warn Severity = "warn"
+	Fail Severity = "fail"
+)
+
+// Finding is one thing the doctor looked at. Its texts hold no secrets.
+type Finding struct {
+	Check    string   `json:"check"`
+	Severity Severity `json:"severity"`
+	Text     string   `json:"text"`
+}
+
+// lowDiskBytes is where a full disk is near.
+const lowDiskBytes = 512 << 20
+
+// Diagnose looks at everything a support person would ask for about the data
+// directory of a configuration, without changing any of it. A node may be
+// serving from it.
+func Diagnose(ctx context.Context, c Config, now time.Time) []Finding {
+	d := &doctor{config: c, now: now}
+	d.directory()
+	d.secret(KeyFile, func(text []byte) error {
+		_, err := asap.ReadPrivateKeyPEM(text)
+		return err
+	})
+	d.secret(OperatorTokenFile, func([]byte) error {
+		_, err := ReadOperatorToken(c.Data)
+		return err
+	})
+	d.disk()
+	d.ledger(ctx)
+	d.running(ctx)
+	return d.findings
+}
+
+type doctor struct {
+	config   Config
+	now      time.Time
+	findings []Finding
+}
+
+func (d *doctor) say(check string, s Severity, format string, args ...any) {
+	d.findings = append(d.findings, Finding{check, s, fmt.Sprintf(format, args...)})
+}
+
+func (d *doctor) directory() {
+	info, err := os.Stat(d.config.Data)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		d.say("data directory", Fail, "%s is not there; asap serve makes it", d.config.Data)
+	case err != nil:
+		d.say("data directory", Fail, "%v", err)
+	case !info.IsDir():
+		d.say("data directory", Fail, "%s is not a directory", d.config.Data)
+	case info.Mode().Perm()&0o077 != 0:
+		d.say("data directory", Warn, "%s has mode %04o; others of this machine can look into it: chmod 700", d.config.Data, info.Mode().Perm())
+	default:
+		d.say("data directory", OK, "%s", d.config.Data)
+	}
+}
+
+// secret checks a file that only its owner may read.
+func (d *doctor) secret(name string, check func([]byte) error) {
+	path := filepath.Join(d.config.Data, name)
+	info, err := os.Stat(path)
+	if err != nil {
+		d.say(name, Fail, "%v", err)
+		return
+	}
+	text, err := os.ReadFile(path)
+	if err == nil {
+		err = check(text)
+	}
+	switch {
+	case err != nil:
+		d.say(name, Fail, "%v", err)
+	case info.Mode().Perm()&0o077 != 0:
+		d.say(name, Warn, "mode %04o lets others of this machine read it: chmod 600", info.Mode().Perm())
+	default:
+		d.say(name, OK, "readable by its owner only")
+	}
+}
+
+func (d *doctor) disk() {
+	free, err := freeBytes(d.config.Data)
+	switch {
+	case err != nil:
+		d.say("disk", Warn, "free space is not known: %v", err)
+	case free < lowDiskBytes:
+		d.say("disk", Fail, "%d MiB are free; without room the ledger takes no task", free>>20)
+	default:
+		d.say("disk", OK, "%d MiB free", free>>20)
+	}
+}
+
+// ledger reads the store as an auditor would: schema, chain, holds, clock.
+func (d *doctor) ledger(ctx context.Context) {
+	path, err := d.config.StorePath()
+	if err != nil || path == "" {
+		d.say("ledger", OK, "in memory: there is nothing to look at")
+		return
+	}
+	store, err := sqlite.OpenReadOnly(ctx, path, sqlite.Options{})
+	if err != nil {
+		d.say("ledger", Fail, "%v", err)
+		return
+	}
+	stats, err := store.UsageStats(ctx)
+	if err != nil {
+		d.say("ledger", Fail, "%v", err)
+	} else {
+		d.say("ledger", OK, "schema up to date, %d usage records", stats.Records)
+	}
+	d.chain(ctx, store)
+	switch held, oldest, err := store.Holds(ctx); {
+	case err != nil:
+		d.say("holds", Fail, "%v", err)
+	case held > 0 && d.now.Sub(oldest) > time.Duration(d.config.Limits.TaskTimeout):
+		d.say("holds", Warn, "%d tasks are held, the oldest since %s, longer than a task may run; a restart settles them", held, oldest.UTC().Format(time.RFC3339))
+	default:
+		d.say("holds", OK, "%d tasks at work", held)
+	}
+	if err := store.Close(); err != nil {
+		d.say("ledger", Fail, "close: %v", err)
+	}
+}
+
+// chain verifies the audit log from its first entry to its last, and compares
+// the clock with the newest one.
+func (d *doctor) chain(ctx context.Context, store *sqlite.Store) {
+	var last time.Time
+	verdict, err := audit.Verify(audit.Source{Origin: d.config.URN, Rows: auditRows(ctx, store, &last)}, audit.Options{})
+	switch {
+	case err != nil:
+		d.say("audit log", Fail, "cannot be verified: %v", err)
+	case !verdict.Valid:
+		d.say("audit log", Fail, "is not valid: %s; run asap audit verify", verdict.Reason)
+	default:
+		d.say("audit log", OK, "chain of %d entries is whole", verdict.Size)
+	}
+	if skew := last.Sub(d.now); skew > time.Second {
+		d.say("clock", Fail, "the newest entry is %s ahead of this machine's clock", skew.Round(time.Second))
+	} else {
+		d.say("clock", OK, "%s, not behind the ledger", d.now.UTC().Format(time.RFC3339))
+	}
+}
+
+// auditRows reads the log page by page and notes the time of its last entry.
+func auditRows(ctx context.Context, store *sqlite.Store, last *time.Time) iter.Seq2[audit.Row, error] {
+	return func(yield func(audit.Row, error) bool) {
+		for from := int64(0); ; {
+			page, _, err := store.ListAudit(ctx, audit.Filter{}, from, 1000)
+			if err != nil {
+				yield(audit.Row{}, err)
+				return
+			}
+			if len(page) == 0 {
+				return
+			}
+			for _, e := range page {
+				*last = e.Timestamp
+				if !yield(audit.Row{Seq: e.Seq, Octets: e.Octets, Hash: e.Hash[:]}, nil) {
+					return
+				}
+			}
+			from = page[len(page)-1].Seq + 1
+		}
+	}
+}
+
+// running asks the node that serves from the directory, if there is one.
+func (d *doctor) running(ctx context.Context) {
+	url, err := ReadURL(d.config.Data)
+	if err != nil {
+		d.say("node", OK, "none serves from this directory")
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/readyz", nil)
+	if err != nil {
+		d.say("node", Fail, "%v", err)
+		return
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	res, err := client.Do(req)
+	switch {
+	case err != nil:
+		d.say("node", Warn, "%s does not answer; a killed node leaves %s behind, the next start replaces it", url, URLFile)
+		return
+	case res.StatusCode != http.StatusOK:
+		d.say("node", Fail, "%s is not ready: %s", url, res.Status)
+	default:
+		d.say("node", OK, "%s is ready", url)
+	}
+	_ = res.Body.Close() // nothing more to learn
+}
+
+// ReadURL returns the URL of the node that serves from a data directory, or
+// served from it until it was killed.
+func ReadURL(dir string) (string, error) {
+	text, err := os.ReadFile(filepath.Join(dir, URLFile))
+	return strings.TrimSpace(string(text)), err
+}

@@ -1,0 +1,359 @@
+// Package node puts a running node together: configuration, data directory,
+// ledger, agents and HTTP interfaces, and the order in which they start and stop.
+//
+// The model: Open makes everything and serves nothing yet; Run serves until its
+// context ends and then stops from the outside in - no new requests, running
+// tasks finish and are settled, the ledger commits what is left; Close lets go
+// of the files. There are no rules in here.
+package node
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	asap "github.com/asap-protocol/asap-go"
+	"github.com/asap-protocol/asap-go/agent"
+	"github.com/asap-protocol/asap-go/internal/httpapi"
+	"github.com/asap-protocol/asap-go/internal/ledger"
+	"github.com/asap-protocol/asap-go/internal/metering"
+	"github.com/asap-protocol/asap-go/internal/sqlite"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+)
+
+// Options are what a program, rather than an operator, decides about a node.
+type Options struct {
+	// Agents are hosted before those of the configuration.
+	Agents []*agent.Agent
+	// Log receives the log; nil discards it.
+	Log io.Writer
+	// Now is the clock; nil for the system's.
+	Now func() time.Time
+}
+
+// Node is one running process that hosts agents.
+type Node struct {
+	config   Config
+	log      *slog.Logger
+	level    *slog.LevelVar
+	key      ed25519.PrivateKey
+	store    *sqlite.Store
+	ledger   *ledger.Ledger
+	prices   *atomic.Pointer[metering.PriceBook]
+	keep     *atomic.Pointer[MeteringConfig]
+	hosted   []*agent.Agent
+	agents   *agent.Server
+	server   *http.Server
+	listener net.Listener
+	urlFile  string
+	now      func() time.Time
+}
+
+// Open reads or makes what the data directory holds, recovers the ledger and
+// takes the address, so that whatever is wrong is said before anything is
+// served. The caller must call Run or Close, and Close after Run.
+func Open(ctx context.Context, config Config, o Options) (_ *Node, err error) {
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	book, err := config.priceBook()
+	if err != nil {
+		return nil, err
+	}
+	if o.Log == nil {
+		o.Log = io.Discard
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	n := &Node{
+		config: config, level: new(slog.LevelVar), now: o.Now,
+		prices: new(atomic.Pointer[metering.PriceBook]), keep: new(atomic.Pointer[MeteringConfig]),
+	}
+	n.prices.Store(book)
+	n.keep.Store(&config.Metering)
+	n.log = n.logger(o.Log)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.Close())
+		}
+	}()
+	if err := n.openStore(ctx, o.Now); err != nil {
+		return nil, err
+	}
+	token, err := ensureOperatorToken(config.Data)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.openLedger(ctx, o.Now); err != nil {
+		return nil, err
+	}
+	if err := n.openServer(ctx, token, o); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// openStore opens the data directory, its key, and the store in it.
+func (n *Node) openStore(ctx context.Context, now func() time.Time) error {
+	path, err := n.config.StorePath()
+	if err != nil {
+		return err
+	}
+	if err := openData(n.config.Data); err != nil {
+		return err
+	}
+	exists := false
+	if path != "" {
+		_, err := os.Stat(path)
+		exists = err == nil
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if n.key, err = ensureKey(n.config.Data, exists); err != nil {
+		return err
+	}
+	options := sqlite.Options{Now: now}
+	if path == "" {
+		n.store, err = sqlite.OpenMemory(ctx, options)
+	} else {
+		n.store, err = sqlite.Open(ctx, path, options)
+	}
+	var locked *sqlite.LockedError
+	if errors.As(err, &locked) {
+		return fmt.Errorf("%w: %w", ErrInUse, err)
+	}
+	return err
+}
+
+// openLedger recovers the ledger.
+func (n *Node) openLedger(ctx context.Context, now func() time.Time) (err error) {
+	ids := asap.NewIDSource()
+	n.ledger, err = ledger.Open(ctx, n.store, ledger.Options{
+		Origin: n.Origin(), Operator: asap.AgentURN(n.config.URN), Now: now, Prices: n.prices.Load(),
+		LostAnswer: func(t *ledger.Task) []byte { return lostAnswer(t, ids, now()) },
+	})
+	return err
+}
+
+// Origin names the node's audit log: its URN, bound into the first entry.
+func (n *Node) Origin() string { return n.config.URN }
+
+// openServer takes the address and mounts every route.
+func (n *Node) openServer(ctx context.Context, token string, o Options) error {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", n.config.Listen)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", n.config.Listen, err)
+	}
+	n.listener = listener
+	hosted := o.Agents
+	for _, a := range n.config.Agents {
+		echo := agent.Echo(a.URN, a.Name)
+		echo.Announce(n.URL()+"/asap", "ws"+strings.TrimPrefix(n.URL(), "http")+"/asap/ws")
+		hosted = append(hosted, echo)
+	}
+	if len(hosted) == 0 {
+		return fmt.Errorf("%w: agents: a node hosts at least one", ErrConfig)
+	}
+	n.hosted = hosted
+	operator := newOperator(token)
+	limits := n.config.Limits
+	rate := limits.RequestsPerSec
+	if rate == 0 && !n.config.Loopback() {
+		rate = 50
+	}
+	n.agents, err = agent.NewServer(agent.Config{
+		Agents:          hosted,
+		Ledger:          tasks{ledger: n.ledger, prices: n.prices, now: o.Now},
+		AllowUnverified: agent.FromLoopback,
+		AllowMetrics:    func(r *http.Request) bool { return agent.FromLoopback(r) || operator.is(r) },
+		Ready:           n.ready,
+		Logger:          n.log,
+		Clock:           o.Now,
+		Registry:        prometheus.NewRegistry(),
+		Limits: agent.Limits{
+			BodyBytes: limits.RequestBytes, RunningTasks: limits.RunningTasks, TaskTimeout: time.Duration(limits.TaskTimeout),
+			MaxTaskTimeout: time.Duration(limits.TaskTimeout), DrainTimeout: time.Duration(limits.ShutdownDeadline),
+			MessagesPerSecond: limits.WebSocketPerSec, RequestsPerSecond: rate, RequestBurst: limits.RequestsBurst,
+		},
+	})
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	n.agents.Routes(mux)
+	httpapi.New(httpapi.Config{
+		Usage: n.store, Ledger: n.ledger, Audit: n.store, Authenticate: operator.caller, Now: o.Now, Logger: n.log,
+		Retention: time.Duration(n.config.Metering.Retention), MaxBodyBytes: limits.RequestBytes,
+	}).Routes(mux)
+	n.server = &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       120 * time.Second,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(n.log.Handler(), slog.LevelDebug),
+	}
+	n.urlFile = filepath.Join(n.config.Data, URLFile)
+	return os.WriteFile(n.urlFile, []byte(n.URL()+"\n"), 0o600)
+}
+
+// URLFile is the file in the data directory that holds the URL of the node that
+// serves from it, while it does.
+const URLFile = "node.url"
+
+// URL returns the node's base URL.
+func (n *Node) URL() string { return "http://" + n.listener.Addr().String() }
+
+func (n *Node) logger(w io.Writer) *slog.Logger {
+	level, err := n.config.Log.level()
+	if err != nil { // validated
+		level = slog.LevelInfo
+	}
+	n.level.Set(level)
+	options := &slog.HandlerOptions{Level: n.level}
+	if n.config.Log.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// Greeting is what a person who starts a node is told.
+func (n *Node) Greeting() string {
+	var b strings.Builder
+	first := n.hosted[0]
+	fmt.Fprintf(&b, "asap %s serves at %s\n", asap.Version, n.URL())
+	if path := n.store.Path(); path != "" {
+		fmt.Fprintf(&b, "  data       %s (ledger, node key, operator token)\n", n.config.Data)
+	} else {
+		fmt.Fprintf(&b, "  data       in memory: everything is forgotten when the node stops\n")
+	}
+	fmt.Fprintf(&b, "  agent      %s\n", first.URN())
+	if skills := first.Skills(); len(skills) > 0 {
+		fmt.Fprintf(&b, "  call it    asap send --to %s --skill %s --input '{\"text\":\"hello\"}'\n", n.URL(), skills[0])
+	}
+	fmt.Fprintf(&b, "  who used what   asap usage summary --data %s\n", n.config.Data)
+	fmt.Fprintf(&b, "  HTTP interface  %s/openapi.json\n", n.URL())
+	return b.String()
+}
+
+// Run serves until ctx ends or something fails, and stops in order. It returns
+// nil after a clean stop.
+func (n *Node) Run(ctx context.Context) error {
+	// The ledger outlives the requests that wait for it.
+	ledgerCtx, stopLedger := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLedger()
+	ledgerDone := make(chan error, 1)
+	go func() { ledgerDone <- n.ledger.Run(ledgerCtx) }()
+
+	serving, stop := context.WithCancel(ctx)
+	defer stop()
+	group, gctx := errgroup.WithContext(serving)
+	group.Go(func() error {
+		if err := n.server.Serve(n.listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve: %w", err)
+		}
+		return nil
+	})
+	group.Go(func() error { return n.housekeeping(gctx) })
+	group.Go(func() error {
+		select {
+		case <-gctx.Done():
+		case err := <-ledgerDone: // only a fatal error ends it while we serve
+			ledgerDone <- err
+		}
+		n.log.Info("stopping")
+		return n.shutdown(context.WithoutCancel(ctx))
+	})
+	err := group.Wait()
+	stopLedger()
+	return errors.Join(err, <-ledgerDone)
+}
+
+// shutdown stops taking requests, lets running tasks end, and closes what is
+// left of the connections.
+func (n *Node) shutdown(ctx context.Context) error {
+	deadline := time.Duration(n.config.Limits.ShutdownDeadline)
+	ctx, cancel := context.WithTimeout(ctx, deadline+5*time.Second)
+	defer cancel()
+	closed := make(chan error, 1)
+	go func() { closed <- n.server.Shutdown(ctx) }()
+	err := n.agents.Shutdown(ctx)
+	if serverErr := <-closed; serverErr != nil {
+		err = errors.Join(err, n.server.Close())
+	}
+	return err
+}
+
+// housekeepingEvery is how often a node looks for what is due to be forgotten.
+const housekeepingEvery = time.Minute
+
+// housekeeping applies retention until ctx ends.
+func (n *Node) housekeeping(ctx context.Context) error {
+	ticker := time.NewTicker(housekeepingEvery)
+	defer ticker.Stop()
+	for {
+		if err := n.forget(ctx); err != nil && ctx.Err() == nil {
+			n.log.Error("retention", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// Reload applies what may change in a running node: prices, retention and the
+// log level. If loading the configuration failed, loadErr says why and the one
+// in force stays.
+func (n *Node) Reload(_ context.Context, config Config, loadErr error) {
+	if loadErr != nil {
+		n.log.Error("configuration not reloaded, the last good one stays in force", "error", loadErr)
+		return
+	}
+	book, err := config.priceBook()
+	if err != nil {
+		n.log.Error("configuration not reloaded, the last good one stays in force", "error", err)
+		return
+	}
+	n.setPrices(book)
+	n.keep.Store(&config.Metering)
+	if level, err := config.Log.level(); err == nil {
+		n.level.Set(level)
+	}
+	n.log.Info("configuration reloaded")
+}
+
+// ready reports why the node should get no requests.
+func (n *Node) ready(context.Context) error { return n.ledger.Healthy() }
+
+// Close lets go of the store and the address. It is safe to call twice.
+func (n *Node) Close() error {
+	var errs []error
+	if n.listener != nil {
+		if err := n.listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	if n.urlFile != "" {
+		errs = append(errs, ignoreNotExist(os.Remove(n.urlFile)))
+	}
+	if n.store != nil {
+		errs = append(errs, n.store.Close())
+		n.store = nil
+	}
+	return errors.Join(errs...)
+}
