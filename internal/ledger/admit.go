@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -49,7 +51,13 @@ func (o *admit) check() error {
 	case len(a.Links) > MaxLinks:
 		return fmt.Errorf("%w: a delegation of %d links", ErrInvalid, len(a.Links))
 	}
+	if err := storable(string(a.TaskID), string(a.Consumer), string(a.EnvelopeID), string(a.Agent), a.Skill, string(a.ParentTask), a.TraceID); err != nil {
+		return err
+	}
 	for i, link := range a.Links {
+		if err := storable(string(link.Issuer), link.TokenID); err != nil {
+			return err
+		}
 		if link.Issuer == "" || link.TokenID == "" || link.LimitTasks != nil && *link.LimitTasks < 0 || link.LimitNanoUSD != nil && *link.LimitNanoUSD < 0 {
 			return fmt.Errorf("%w: link %d", ErrInvalid, i)
 		}
@@ -164,9 +172,19 @@ func parties(agent, consumer asap.AgentURN) []string {
 	}
 }
 
+// storable refuses text that a database would not give back as it is: a key must
+// be found again. The protocol layer refuses most of it long before.
+func storable(texts ...string) error {
+	for _, s := range texts {
+		if !utf8.ValidString(s) || strings.IndexByte(s, 0) >= 0 {
+			return fmt.Errorf("%w: text with a NUL or of invalid UTF-8: %.40q", ErrInvalid, s)
+		}
+	}
+	return nil
+}
+
 func appendText(dst []byte, s string) []byte {
-	// Invalid UTF-8 is replaced here and so never makes the entry unreadable; the
-	// protocol layer refuses it long before.
+	// Invalid UTF-8 would be replaced, and so never makes an entry unreadable.
 	dst, _ = jsontext.AppendQuote(dst, s)
 	return dst
 }

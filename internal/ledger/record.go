@@ -67,12 +67,24 @@ func (l *Ledger) prepareReport(in *Report, now time.Time) item {
 		it.record.Digest = r.ContentDigest()
 	}
 	r.ReceivedAt, r.Sequence = now, 0
-	if it.err = r.Validate(); it.err != nil {
+	if it.err = storableRecord(r); it.err != nil {
 		return it
 	}
 	it.list = l.price(r)
 	it.row = it.record.seal()
 	return it
+}
+
+// storableRecord refuses a record that could not be read back.
+func storableRecord(r *metering.Record) error {
+	if err := r.Validate(); err != nil {
+		return err
+	}
+	token := ""
+	if r.Delegation != nil {
+		token = r.Delegation.TokenID
+	}
+	return storable(r.ID, string(r.TaskID), string(r.Agent), string(r.Consumer), r.Skill, r.Ref, token)
 }
 
 func (o *record) weight() int { return len(o.items) }
@@ -178,7 +190,10 @@ func (l *Ledger) Correct(ctx context.Context, c Correction) (Recorded, error) {
 		c.ID = l.ids.New(l.opts.Now())
 	}
 	if c.Actor == "" {
-		c.Actor = l.opts.Operator
+		c.Actor = l.actor()
+	}
+	if err := storable(c.ID, c.Ref); err != nil {
+		return Recorded{}, err
 	}
 	op := &correct{in: c}
 	if err := l.do(ctx, op); err != nil {

@@ -26,6 +26,9 @@ func (l *Ledger) Settle(ctx context.Context, s Settlement) (Posted, error) {
 	if s.TaskID == "" || s.Record.TaskID != "" && s.Record.TaskID != s.TaskID {
 		return Posted{}, fmt.Errorf("%w: a settlement is of one task", ErrInvalid)
 	}
+	if err := storable(string(s.TaskID), s.Record.ID, s.Failure); err != nil {
+		return Posted{}, err
+	}
 	op := &settle{in: s, digest: s.digest()}
 	l.prepare(op)
 	if err := l.do(ctx, op); err != nil {
@@ -192,6 +195,11 @@ func (o *settle) apply(b *book) error {
 	if !t.fits(r) {
 		return fmt.Errorf("%w: the record of task %s is not what was admitted", ErrInvalid, t.ID)
 	}
+	if !o.lost {
+		if err := storableRecord(r); err != nil {
+			return fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
+	}
 	if b.records[r.ID] != nil {
 		return fmt.Errorf("%w: %s", errRecordConflict, r.ID)
 	}
@@ -225,7 +233,7 @@ func (o *settle) apply(b *book) error {
 	}
 	b.take(&p)
 	b.keep(o.list, r.Agent)
-	rec.Entry = p.receipt(1)
+	rec.Entry, rec.Task = p.receipt(1), t
 	b.store(rec)
 	t.State, t.EndedAt, t.End = Settled, p.entries[0].Timestamp, p.receipt(0)
 	if o.lost {
@@ -263,6 +271,9 @@ func (b *book) lose(o *settle, t *Task) {
 // Release gives back the hold of a task that surely did not start. Its envelope
 // id may be used again. Releasing twice returns the first receipt.
 func (l *Ledger) Release(ctx context.Context, task asap.TaskID, reason string) (Receipt, error) {
+	if err := storable(string(task), reason); err != nil {
+		return Receipt{}, err
+	}
 	op := &release{task: task, reason: reason}
 	if err := l.do(ctx, op); err != nil {
 		return Receipt{}, err

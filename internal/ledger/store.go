@@ -128,6 +128,9 @@ type StoredRecord struct {
 	// Octets is the canonical form; its SHA-256 is the row_hash of the entry.
 	Octets []byte
 	Entry  Receipt
+	// Task is the task that the record settles; nil for a report or a correction.
+	// It is not loaded.
+	Task *Task
 	// Purged tells that only id, digest and entry are left.
 	Purged bool
 }

@@ -97,14 +97,14 @@ func benchmarkPostings(b *testing.B, links []ledger.Link, both bool) {
 	}
 	counting.Store(true)
 	b.ResetTimer()
-	started := time.Now()
+	started, cpuBefore := time.Now(), cpuTime(b)
 	inParallel(b.N, callers, func(i int) {
 		if both {
 			admit(i)
 		}
 		settle(i)
 	})
-	ledgerTime := time.Since(started)
+	ledgerTime, cpu := time.Since(started), cpuTime(b)-cpuBefore
 	b.StopTimer()
 	stop()
 	if err := <-stopped; err != nil {
@@ -115,6 +115,7 @@ func benchmarkPostings(b *testing.B, links []ledger.Link, both bool) {
 		b.Fatal(err)
 	}
 	b.ReportMetric(float64(b.N)/ledgerTime.Seconds(), "postings/s")
+	b.ReportMetric(float64(cpu.Microseconds())/float64(b.N), "cpu-us/posting")
 	b.ReportMetric(floor.Seconds()/ledgerTime.Seconds(), "ratio")
 	b.ReportMetric(float64(b.N)/float64(max(1, len(groups))), "postings/commit")
 }
@@ -151,6 +152,16 @@ func floorTime(b *testing.B, path string, groups []int, total int) time.Duration
 		}
 	}
 	return time.Since(started)
+}
+
+// cpuTime is what the process has used so far, both cores added up.
+func cpuTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func consumer(i int) asap.AgentURN {

@@ -20,6 +20,8 @@ import (
 type tx struct {
 	c     *conn
 	wrote bool
+	// blocks are the places of the index of URNs that this transaction adds to.
+	blocks map[block]struct{}
 }
 
 // errDamaged reports a database that contradicts itself.

@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -39,7 +40,22 @@ func seqAt(timeOf func(seq int64) (int64, error), size, us int64) (int64, error)
 // commonTypes are found by walking the log; the index holds the others.
 var commonTypes = []string{audit.TaskStarted, audit.TaskCompleted, audit.UsageRecorded}
 
-const rareType = `event_type NOT IN ('task.started', 'task.completed', 'usage.recorded')`
+// urnQuery finds the entries of the blocks that concern a URN. The blocks of a
+// chunk are as many as hold at least its number of entries.
+const urnQuery = `SELECT e.seq, e.octets, e.hash FROM audit_blocks b CROSS JOIN audit_entries e ON e.seq >= b.block * 64 AND e.seq < b.block * 64 + 64
+	WHERE b.urn = ?1 AND b.block >= ?2 / 64 AND e.seq >= ?2 AND e.seq < ?3 ORDER BY b.block, e.seq LIMIT ?4`
+
+// subjectQuery finds the entries of a task through its row and its records, and
+// the others through their index.
+const subjectQuery = `WITH s (seq) AS (SELECT seq FROM tasks WHERE task_id = ?1
+	UNION SELECT end_seq FROM tasks WHERE task_id = ?1
+	UNION SELECT end_seq + 1 FROM tasks WHERE task_id = ?1 AND record_id IS NOT NULL
+	UNION SELECT entry_seq FROM usage_records WHERE task_seq IS NULL AND task_id = ?1
+	UNION SELECT entry_seq FROM purged_records WHERE task_id = ?1
+	UNION SELECT seq FROM audit_entries INDEXED BY audit_entries_subject WHERE subject = ?1
+		AND event_type <> 'task.started' AND event_type <> 'task.completed' AND event_type <> 'task.failed'
+		AND event_type <> 'task.released' AND event_type <> 'usage.recorded' AND event_type <> 'usage.corrected')
+	SELECT e.seq, e.octets, e.hash FROM s JOIN audit_entries e ON e.seq = s.seq WHERE e.seq >= ?2 AND e.seq < ?3 ORDER BY e.seq LIMIT ?4`
 
 // ListAudit returns at most limit matching entries in ascending Seq from
 // position from on, and the size of the log. It answers from the octets: a row
@@ -86,23 +102,17 @@ func auditPage(ctx context.Context, q *sql.Tx, f *audit.Filter, from, until int6
 	const columns = `SELECT e.seq, e.octets, e.hash FROM audit_entries e`
 	const within = ` AND e.seq >= ?2 AND e.seq < ?3 ORDER BY e.seq LIMIT ?4`
 	args := []any{"", from, until, auditChunk}
-	var query string
-	switch {
+	query := columns + ` WHERE ?1 = ''` + within
+	switch urn := cmp.Or(f.Actor, f.Party); {
 	case f.Subject != "":
-		query, args[0] = columns+` INDEXED BY audit_entries_subject WHERE e.subject = ?1`+within, f.Subject
-	case f.Actor != "":
-		query, args[0] = columns+` INDEXED BY audit_entries_actor WHERE e.actor = ?1`+within, f.Actor
-	case f.Party != "":
-		query, args[0] = `WITH p (seq) AS (SELECT seq FROM audit_entries INDEXED BY audit_entries_actor WHERE actor = ?1 AND seq >= ?2 AND seq < ?3
-			UNION SELECT seq FROM audit_entries INDEXED BY audit_entries_subject WHERE subject = ?1 AND seq >= ?2 AND seq < ?3
-			UNION SELECT seq FROM audit_parties WHERE party = ?1 AND seq >= ?2 AND seq < ?3 ORDER BY 1 LIMIT ?4)
-			SELECT e.seq, e.octets, e.hash FROM p JOIN audit_entries e ON e.seq = p.seq ORDER BY e.seq`, f.Party
-	case f.Type != "" && !slices.Contains(commonTypes, f.Type):
-		query, args[0] = columns+` INDEXED BY audit_entries_type WHERE e.event_type = ?1 AND e.`+rareType+within, f.Type
-	case f.Type != "":
+		query, args[0] = subjectQuery, f.Subject
+	case urn != "":
+		query, args[0] = urnQuery, urn
+	case slices.Contains(commonTypes, f.Type):
 		query, args[0] = columns+` NOT INDEXED WHERE e.event_type = ?1`+within, f.Type
-	default:
-		query = columns + ` WHERE ?1 = ''` + within
+	case f.Type != "":
+		query, args[0] = columns+` INDEXED BY audit_entries_type WHERE e.event_type = ?1
+			AND e.event_type <> 'task.started' AND e.event_type <> 'task.completed' AND e.event_type <> 'usage.recorded'`+within, f.Type
 	}
 	rows, err := q.QueryContext(ctx, query, args...)
 	if err != nil {

@@ -91,7 +91,10 @@ func selection(f *metering.Filter, m mark) clauses {
 	}
 	text("agent", string(f.Agent))
 	text("consumer", string(f.Consumer))
-	text("task_id", string(f.TaskID))
+	if f.TaskID != "" { // what was settled here, and what was reported
+		c.add(`usage_records.seq IN (SELECT u.seq FROM tasks t JOIN usage_records u ON u.id = t.record_id WHERE t.task_id = ?
+			UNION SELECT seq FROM usage_records WHERE task_seq IS NULL AND task_id = ?)`, string(f.TaskID), string(f.TaskID))
+	}
 	text("skill", f.Skill)
 	text("outcome", string(f.Outcome))
 	text("delegation", f.Delegation)

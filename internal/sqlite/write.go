@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"fmt"
+	"strings"
 
 	"github.com/asap-protocol/asap-go/audit"
 	"github.com/asap-protocol/asap-go/internal/ledger"
@@ -103,9 +104,13 @@ func (t *tx) insertRecord(s *ledger.StoredRecord) error {
 	if r.Delegation != nil {
 		delegation = r.Delegation.TokenID
 	}
-	_, err := t.c.exec(`INSERT INTO usage_records (seq, id, digest, entry_seq, timestamp_us, agent, consumer, task_id, skill, outcome, delegation, ref, octets)
-		VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)`, r.Sequence, r.ID, s.Digest[:], s.Entry.Seq, r.Timestamp.UnixMicro(), string(r.Agent), string(r.Consumer),
-		string(r.TaskID), r.Skill, string(r.Outcome), delegation, orNull(r.Ref), s.Octets)
+	var task driver.Value
+	if s.Task != nil {
+		task = s.Task.Seq
+	}
+	_, err := t.c.exec(`INSERT INTO usage_records (seq, id, digest, entry_seq, timestamp_us, agent, consumer, task_id, skill, outcome, delegation, ref, task_seq, octets)
+		VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)`, r.Sequence, r.ID, s.Digest[:], s.Entry.Seq, r.Timestamp.UnixMicro(), string(r.Agent), string(r.Consumer),
+		string(r.TaskID), r.Skill, string(r.Outcome), delegation, orNull(r.Ref), task, s.Octets)
 	return err
 }
 
@@ -127,13 +132,11 @@ func (t *tx) appendEntries(entries []audit.Entry) error {
 			e.Seq, e.ID, e.Timestamp.UnixMicro(), e.Type, e.Actor, e.Subject, e.Octets, e.Hash[:]); err != nil {
 			return err
 		}
-		for _, party := range e.Parties {
-			if party == e.Actor {
-				continue
-			}
-			if _, err := t.c.exec(`INSERT INTO audit_parties (party, seq) VALUES (?, ?)`, party, e.Seq); err != nil {
-				return err
-			}
+		t.mark(e)
+	}
+	for key := range t.blocks {
+		if _, err := t.c.exec(`INSERT OR IGNORE INTO audit_blocks (urn, block) VALUES (?, ?)`, key.urn, key.block); err != nil {
+			return err
 		}
 	}
 	head := &entries[len(entries)-1]
@@ -142,6 +145,29 @@ func (t *tx) appendEntries(entries []audit.Entry) error {
 		_, err = t.c.exec(`INSERT INTO audit_head (seq, hash) VALUES (?, ?)`, head.Seq, head.Hash[:])
 	}
 	return err
+}
+
+// blockSize is how many entries share a place in audit_blocks.
+const blockSize = 64
+
+// block is a key of audit_blocks.
+type block struct {
+	urn   string
+	block int64
+}
+
+// mark notes whom an entry concerns.
+func (t *tx) mark(e *audit.Entry) {
+	if t.blocks == nil {
+		t.blocks = map[block]struct{}{}
+	}
+	t.blocks[block{e.Actor, e.Seq / blockSize}] = struct{}{}
+	for _, party := range e.Parties {
+		t.blocks[block{party, e.Seq / blockSize}] = struct{}{}
+	}
+	if strings.HasPrefix(e.Subject, "urn:") {
+		t.blocks[block{e.Subject, e.Seq / blockSize}] = struct{}{}
+	}
 }
 
 func (t *tx) putCounters(c ledger.Counters) error {
@@ -158,8 +184,8 @@ func (t *tx) remove(c *ledger.Changes) error {
 	if c.RemovePurged > 0 {
 		before := c.Counters.PurgedBefore.UnixMicro()
 		const doomed = `(SELECT seq FROM usage_records WHERE timestamp_us < ?1 ORDER BY timestamp_us, seq LIMIT ?2)`
-		if _, err := t.c.exec(`INSERT INTO purged_records (id, digest, entry_seq)
-			SELECT id, digest, entry_seq FROM usage_records WHERE seq IN `+doomed, before, int64(c.RemovePurged)); err != nil {
+		if _, err := t.c.exec(`INSERT INTO purged_records (id, digest, task_id, entry_seq)
+			SELECT id, digest, task_id, entry_seq FROM usage_records WHERE seq IN `+doomed, before, int64(c.RemovePurged)); err != nil {
 			return fmt.Errorf("keep the keys of purged records: %w", err)
 		}
 		n, err := t.c.exec(`DELETE FROM usage_records WHERE seq IN `+doomed, before, int64(c.RemovePurged))

@@ -81,13 +81,15 @@ CREATE TABLE usage_records (
     outcome      TEXT    NOT NULL,
     delegation   TEXT,                             -- token id of the leaf
     ref          TEXT,                             -- of a correction
+    task_seq     INTEGER,                          -- of the task it settles; null: reported or a correction
     octets       BLOB    NOT NULL
 ) STRICT;
 
 CREATE INDEX usage_records_time       ON usage_records (timestamp_us);
 CREATE INDEX usage_records_agent      ON usage_records (agent, timestamp_us);
 CREATE INDEX usage_records_consumer   ON usage_records (consumer, timestamp_us);
-CREATE INDEX usage_records_task       ON usage_records (task_id);
+-- The record that settles a task is found through the task.
+CREATE INDEX usage_records_task       ON usage_records (task_id) WHERE task_seq IS NULL;
 CREATE INDEX usage_records_delegation ON usage_records (delegation, timestamp_us) WHERE delegation IS NOT NULL;
 CREATE INDEX usage_records_ref        ON usage_records (ref) WHERE ref IS NOT NULL;
 
@@ -95,8 +97,10 @@ CREATE INDEX usage_records_ref        ON usage_records (ref) WHERE ref IS NOT NU
 CREATE TABLE purged_records (
     id        TEXT    NOT NULL PRIMARY KEY,
     digest    BLOB    NOT NULL,
+    task_id   TEXT    NOT NULL,
     entry_seq INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX purged_records_task ON purged_records (task_id);
 
 -- Totals of an hour (span 0) and of a day (span 1). Every record is in the cell
 -- with delegation ''; a delegated one in that of its token as well.
@@ -148,17 +152,21 @@ CREATE TABLE audit_entries (
     hash         BLOB    NOT NULL
 ) STRICT;
 
-CREATE INDEX audit_entries_actor   ON audit_entries (actor);
-CREATE INDEX audit_entries_subject ON audit_entries (subject);
--- Common types are found by walking the log; the others are too far between.
+-- Entries about tasks and usage are found through tasks and usage_records, and
+-- the common types by walking the log; these indexes hold the others. (NOT IN would
+-- build a table of its list for every row.)
+CREATE INDEX audit_entries_subject ON audit_entries (subject)
+    WHERE event_type <> 'task.started' AND event_type <> 'task.completed' AND event_type <> 'task.failed'
+      AND event_type <> 'task.released' AND event_type <> 'usage.recorded' AND event_type <> 'usage.corrected';
 CREATE INDEX audit_entries_type ON audit_entries (event_type)
-    WHERE event_type NOT IN ('task.started', 'task.completed', 'usage.recorded');
+    WHERE event_type <> 'task.started' AND event_type <> 'task.completed' AND event_type <> 'usage.recorded';
 
--- The parties of an entry besides its actor: what an agent may see of the log.
-CREATE TABLE audit_parties (
-    party TEXT    NOT NULL,
-    seq   INTEGER NOT NULL,
-    PRIMARY KEY (party, seq)
+-- Which URNs the entries of a block of 64 (seq / 64) concern, as actor, subject
+-- or party: what an agent may see of the log is found in a few blocks.
+CREATE TABLE audit_blocks (
+    urn   TEXT    NOT NULL,
+    block INTEGER NOT NULL,
+    PRIMARY KEY (urn, block)
 ) STRICT, WITHOUT ROWID;
 
 -- The newest entry; no row while the log is empty.
