@@ -11,7 +11,8 @@ import (
 	"github.com/asap-protocol/asap-go/internal/metering"
 )
 
-// Write implements ledger.Tx.
+// Write implements ledger.Tx. Tables with triggers are written with OR ROLLBACK,
+// see the guards in the schema; a failure undoes the whole transaction anyway.
 func (t *tx) Write(_ context.Context, c *ledger.Changes) error {
 	t.wrote = true
 	for _, task := range c.NewTasks {
@@ -108,7 +109,7 @@ func (t *tx) insertRecord(s *ledger.StoredRecord) error {
 	if s.Task != nil {
 		task = s.Task.Seq
 	}
-	_, err := t.c.exec(`INSERT INTO usage_records (seq, id, digest, entry_seq, timestamp_us, agent, consumer, task_id, skill, outcome, delegation, ref, task_seq, octets)
+	_, err := t.c.exec(`INSERT OR ROLLBACK INTO usage_records (seq, id, digest, entry_seq, timestamp_us, agent, consumer, task_id, skill, outcome, delegation, ref, task_seq, octets)
 		VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)`, r.Sequence, r.ID, s.Digest[:], s.Entry.Seq, r.Timestamp.UnixMicro(), string(r.Agent), string(r.Consumer),
 		string(r.TaskID), r.Skill, string(r.Outcome), delegation, orNull(r.Ref), task, s.Octets)
 	return err
@@ -128,7 +129,7 @@ func (t *tx) appendEntries(entries []audit.Entry) error {
 	}
 	for i := range entries {
 		e := &entries[i]
-		if _, err := t.c.exec(`INSERT INTO audit_entries (seq, id, timestamp_us, event_type, actor, subject, octets, hash) VALUES (?,?,?,?,?,?,?,?)`,
+		if _, err := t.c.exec(`INSERT OR ROLLBACK INTO audit_entries (seq, id, timestamp_us, event_type, actor, subject, octets, hash) VALUES (?,?,?,?,?,?,?,?)`,
 			e.Seq, e.ID, e.Timestamp.UnixMicro(), e.Type, e.Actor, e.Subject, e.Octets, e.Hash[:]); err != nil {
 			return err
 		}

@@ -198,10 +198,11 @@ CREATE TRIGGER audit_entries_no_delete BEFORE DELETE ON audit_entries
 WHEN OLD.seq >= coalesce((SELECT max(min_index) FROM audit_prune), 0)
 BEGIN SELECT RAISE(ABORT, 'audit entries cannot be deleted'); END;
 
--- REPLACE deletes without asking the trigger above.
+-- REPLACE deletes without asking the trigger above. ROLLBACK and not ABORT: what
+-- can abort makes SQLite copy every page it touches, in case it has to be undone.
 CREATE TRIGGER audit_entries_no_replace BEFORE INSERT ON audit_entries
 WHEN NEW.seq <= (SELECT seq FROM audit_head)
-BEGIN SELECT RAISE(ABORT, 'audit entries cannot be replaced'); END;
+BEGIN SELECT RAISE(ROLLBACK, 'audit entries cannot be replaced'); END;
 
 CREATE TRIGGER audit_checkpoints_no_update BEFORE UPDATE ON audit_checkpoints
 BEGIN SELECT RAISE(ABORT, 'audit checkpoints cannot be changed'); END;
@@ -219,4 +220,4 @@ BEGIN SELECT RAISE(ABORT, 'usage records cannot be deleted but by a purge'); END
 
 CREATE TRIGGER usage_records_no_replace BEFORE INSERT ON usage_records
 WHEN NEW.seq <= (SELECT records FROM ledger_counters)
-BEGIN SELECT RAISE(ABORT, 'usage records cannot be replaced'); END;
+BEGIN SELECT RAISE(ROLLBACK, 'usage records cannot be replaced'); END;

@@ -1,0 +1,5 @@
+package storetest
+
+import "testing"
+
+func testHistories(*testing.T, func(testing.TB) Backend) {}
