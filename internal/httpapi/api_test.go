@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,16 +29,19 @@ type node struct {
 	t   *testing.T
 	mux *http.ServeMux
 	log bytes.Buffer
-	at  time.Time
+	us  atomic.Int64 // the time
 }
+
+func (n *node) now() time.Time       { return time.UnixMicro(n.us.Load()).UTC() }
+func (n *node) setClock(t time.Time) { n.us.Store(t.UnixMicro()) }
 
 func newNode(t *testing.T, change func(*Config)) *node {
 	t.Helper()
-	n := &node{t: t, mux: http.NewServeMux(), at: noon}
-	now := func() time.Time { return n.at }
-	n.memory = newMemory(now)
+	n := &node{t: t, mux: http.NewServeMux()}
+	n.setClock(noon)
+	n.memory = newMemory(n.now)
 	cfg := Config{
-		Usage: n, Ledger: n, Audit: n, Now: now, Logger: slog.New(slog.NewTextHandler(&n.log, nil)),
+		Usage: n, Ledger: n, Audit: n, Now: n.now, Logger: slog.New(slog.NewTextHandler(&n.log, nil)),
 		Authenticate: func(r *http.Request) (Caller, error) {
 			switch who := r.Header.Get("Authorization"); {
 			case who == "":

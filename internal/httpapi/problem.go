@@ -104,6 +104,8 @@ func asProblem(err error) *problem {
 		return problemOf(asap.CodeRecordConflict, "")
 	case errors.Is(err, ledger.ErrUnknownRecord), errors.Is(err, metering.ErrNotFound), errors.Is(err, audit.ErrNoEntry):
 		return problemOf(asap.CodeNotFound, "")
+	case errors.Is(err, metering.ErrPurged):
+		return problemOf(asap.CodeInvalidFilter, "The single records of a part of that time were purged. Ask for whole hours of UTC.")
 	case errors.Is(err, ledger.ErrOverloaded):
 		return problemOf(asap.CodeOverloaded, "")
 	case errors.Is(err, ledger.ErrClosed):

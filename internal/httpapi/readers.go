@@ -23,7 +23,8 @@ type UsageReader interface {
 	// does not ask for are zero. With ByHour a row holds records of one UTC hour.
 	//
 	// Whole hours are read from rollups; records are read for the hours that
-	// Start or End cut, and for a filter on a task.
+	// Start or End cut, and for a filter on a task. If those were purged the
+	// error is metering.ErrPurged.
 	Rollups(ctx context.Context, f metering.Filter, dims metering.Dims) iter.Seq2[metering.RollupRow, error]
 
 	// ExportUsage yields every selected record in ascending (Timestamp,

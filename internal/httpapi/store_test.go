@@ -23,6 +23,7 @@ type memory struct {
 	records  []metering.Record
 	receipts map[string]metering.Receipt
 	entries  []audit.Entry
+	purged   time.Time
 	fail     error // every method fails with it
 	failAt   int   // ExportUsage fails after so many records
 }
@@ -82,7 +83,7 @@ func (m *memory) ExportUsage(_ context.Context, f metering.Filter) iter.Seq2[met
 }
 
 func (m *memory) UsageStats(context.Context) (metering.Stats, error) {
-	s := metering.Stats{Records: int64(len(m.records))}
+	s := metering.Stats{Records: int64(len(m.records)), PurgedBefore: m.purged}
 	if list := m.selected(metering.Filter{}); len(list) > 0 {
 		s.Oldest = list[0].Timestamp
 	}

@@ -218,13 +218,16 @@ func (c *call) zone() (*time.Location, error) {
 // total adds the selection up: from rollups, or record by record if a period of
 // the calendar begins within an hour of UTC.
 func (a *API) total(c *call, f metering.Filter, g metering.Grouping) ([]metering.Group, error) {
-	bounds := f
-	if bounds.Start.IsZero() && g.Period != "" && g.Location != time.UTC {
+	bounds, purgedBefore := f, time.Time{}
+	if g.Period != "" && g.Location != time.UTC {
 		s, err := a.cfg.Usage.UsageStats(c.ctx())
 		if err != nil {
 			return nil, err
 		}
-		bounds.Start = s.Oldest
+		purgedBefore = s.PurgedBefore
+		if bounds.Start.IsZero() && purgedBefore.IsZero() {
+			bounds.Start = s.Oldest
+		}
 	}
 	sum := metering.NewAggregator(g)
 	check := func(err error) error {
@@ -234,6 +237,9 @@ func (a *API) total(c *call, f metering.Filter, g metering.Grouping) ([]metering
 		return err
 	}
 	if !g.RollupsSuffice(bounds) {
+		if f.Start.Before(purgedBefore) {
+			return nil, metering.ErrPurged // what is left of them cannot be cut
+		}
 		for r, err := range a.cfg.Usage.ExportUsage(c.ctx(), f) {
 			if err == nil {
 				err = sum.AddRecord(&r)

@@ -49,7 +49,7 @@ var instant = rapid.Custom(func(t *rapid.T) time.Time {
 func drawRecord(t *rapid.T) Record {
 	r := Record{
 		ID: rapid.StringMatching(`[0-9A-Z]{26}`).Draw(t, "id"), Kind: Usage,
-		TaskID: asap.TaskID(text.Draw(t, "task")), Agent: asap.AgentURN(rapid.SampledFrom([]string{"urn:asap:agent:a", "urn:asap:agent:b", "é"}).Draw(t, "agent")),
+		TaskID: asap.TaskID(text.Draw(t, "task")), Agent: asap.AgentURN(rapid.SampledFrom([]string{"urn:asap:agent:a", "urn:asap:agent:b", "urn:asap:agent:b:2"}).Draw(t, "agent")),
 		Consumer: asap.AgentURN(rapid.SampledFrom([]string{"urn:asap:agent:c", "urn:asap:agent:d"}).Draw(t, "consumer")),
 		Verified: rapid.Bool().Draw(t, "verified"), Skill: maybe(t, rapid.SampledFrom([]string{"echo", "=s"}), "skill"),
 		Outcome:  rapid.SampledFrom([]Outcome{Completed, Failed, Cancelled, TimedOut, Rejected}).Draw(t, "outcome"),
@@ -176,7 +176,7 @@ func TestTouchedRecordsDoNotComeBack(t *testing.T) {
 
 func TestValidate(t *testing.T) {
 	n, negative, huge, over := int64(5), int64(-5), int64(MaxQuantity+1), MaxCost+1
-	good := Record{ID: "i", Kind: Usage, TaskID: "t", Agent: "a", Consumer: "c", Outcome: Completed, Evidence: Observed, Timestamp: noon}
+	good := Record{ID: "i", Kind: Usage, TaskID: "t", Agent: "urn:asap:agent:a", Consumer: "urn:asap:agent:c", Outcome: Completed, Evidence: Observed, Timestamp: noon}
 	if err := good.Validate(); err != nil {
 		t.Fatal(err)
 	}
@@ -192,6 +192,8 @@ func TestValidate(t *testing.T) {
 		{"id", func(r *Record) { r.ID = "" }},
 		{"task_id", func(r *Record) { r.TaskID = "" }},
 		{"agent_id", func(r *Record) { r.Agent = "" }},
+		{"agent_id", func(r *Record) { r.Agent = "agent" }},
+		{"model", func(r *Record) { r.Model = strings.Repeat("é", 257) }},
 		{"consumer_id", func(r *Record) { r.Consumer = asap.AgentURN(strings.Repeat("x", 257)) }},
 		{"skill", func(r *Record) { r.Skill = "\xff" }},
 		{"delegation.token_id", func(r *Record) { r.Delegation = &Delegation{Issuer: "i"} }},

@@ -23,6 +23,9 @@ var (
 	ErrConflict = errors.New("a record with this id and other content exists")
 	// ErrNotFound reports an id that no record has.
 	ErrNotFound = errors.New("no such record")
+	// ErrPurged reports a question about single records of a time whose records
+	// were purged. Totals of whole hours can still be had.
+	ErrPurged = errors.New("the records of that time were purged, only totals of whole hours are left")
 	// ErrAlreadyVoided reports a void for a record that has been voided.
 	ErrAlreadyVoided = errors.New("the record has been voided already")
 )

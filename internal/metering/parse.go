@@ -120,8 +120,8 @@ func (w wireTokens) buckets() Tokens {
 }
 
 // Validate reports whether the record may be stored: known kind, outcome and
-// evidence; id, task, agent and consumer present; texts of valid UTF-8 within
-// MaxText; quantities within MaxQuantity and negative in corrections only;
+// evidence; id and task present; agent and consumer URNs; texts of valid UTF-8
+// within MaxText; quantities within MaxQuantity and negative in corrections only;
 // buckets that add up; times in UTC with microsecond precision. The error is an
 // *Error with CodeInvalid.
 func (r *Record) Validate() error {
@@ -164,8 +164,8 @@ func (v *validation) record(r *Record) {
 	}
 	v.required("id", r.ID)
 	v.required("task_id", string(r.TaskID))
-	v.required("agent_id", string(r.Agent))
-	v.required("consumer_id", string(r.Consumer))
+	v.party("agent_id", r.Agent)
+	v.party("consumer_id", r.Consumer)
 	v.text("ref", r.Ref)
 	v.text("skill", r.Skill)
 	v.text("model", r.Model)
@@ -239,6 +239,15 @@ func (v *validation) required(field, s string) {
 		return
 	}
 	v.text(field, s)
+}
+
+// party checks a URN: entries of the audit log can name nothing else.
+func (v *validation) party(field string, u asap.AgentURN) {
+	if u == "" {
+		v.add(field, "string_too_short", "must not be empty")
+	} else if _, err := asap.ParseAgentURN(string(u)); err != nil {
+		v.add(field, "string_pattern_mismatch", "%s", err)
+	}
 }
 
 func (v *validation) text(field, s string) {

@@ -30,6 +30,9 @@ type Stats struct {
 	Records   int64         // stored records, corrections included
 	Oldest    time.Time     // smallest Timestamp; zero if there is none
 	Retention time.Duration // how long records are kept; 0 means for ever
+	// PurgedBefore is the time before which records were purged; zero if none
+	// were. Their totals are still in the rollups.
+	PurgedBefore time.Time
 }
 
 // Receipt proves that a fact is in the ledger: the audit entry that carries it.

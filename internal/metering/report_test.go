@@ -34,11 +34,11 @@ func recorded[T any](t *testing.T, name string) (v T) {
 
 // Where this project deliberately differs from the recorded verdicts.
 var reportDifferences = map[string]string{
-	"empty_task_ok": "a task must have a name, or nobody can ask for it",
-	"tokens_2p53p1": "beyond what a record may report",
-	"tokens_2p63":   "beyond what a record may report",
-	// the same
-	"tokens_1e30_int": "beyond what a record may report",
+	"empty_task_ok":    "a task must have a name, or nobody can ask for it",
+	"agent_not_urn_ok": "an agent is named by its URN, or the audit log cannot name it",
+	"tokens_2p53p1":    "beyond what a record may report",
+	"tokens_2p63":      "beyond what a record may report",
+	"tokens_1e30_int":  "beyond what a record may report",
 }
 
 func TestReportsAsRecorded(t *testing.T) {
@@ -157,7 +157,7 @@ func report(members string) jsontext.Value {
 
 func TestReportRefusals(t *testing.T) {
 	at := func(s string) jsontext.Value {
-		return jsontext.Value(`{"task_id":"t","agent":"a","consumer":"c","timestamp":"` + s + `"}`)
+		return jsontext.Value(`{"task_id":"t","agent":"urn:asap:agent:a","consumer":"urn:asap:agent:c","timestamp":"` + s + `"}`)
 	}
 	for _, c := range []struct {
 		name  string
@@ -172,6 +172,8 @@ func TestReportRefusals(t *testing.T) {
 		{"negative text", report(`,"api_calls":"-1"`), CodeInvalid, "api_calls"},
 		{"too many", report(`,"tokens_in":1000000000001`), CodeInvalid, "tokens_in"},
 		{"far too many", report(`,"tokens_in":1e400`), CodeInvalid, "tokens_in"},
+		{"agent no URN", jsontext.Value(`{"task_id":"t","agent":"café","consumer":"urn:asap:agent:c","timestamp":"2026-02-20T12:00:00Z"}`), CodeInvalid, "agent_id"},
+		{"consumer no URN", jsontext.Value(`{"task_id":"t","agent":"urn:asap:agent:a","consumer":"=cmd()","timestamp":"2026-02-20T12:00:00Z"}`), CodeInvalid, "consumer_id"},
 		{"two agents", report(`,"agent_id":"urn:asap:agent:b"`), CodeInvalid, "agent_id"},
 		{"input buckets", report(`,"tokens_in":5,"tokens":{"input.uncached":2,"input.cache_read":2}`), CodeInvalid, "tokens_in"},
 		{"output buckets", report(`,"tokens_out":5,"tokens":{"output.text":6}`), CodeInvalid, "tokens_out"},
@@ -233,7 +235,7 @@ func TestReportIsReadInBothSpellings(t *testing.T) {
 	if err != nil || named.ID != "mine" || *named.TokensIn != 1 || named.TokensOut != nil {
 		t.Errorf("%s, %v", named.AppendJSON(nil), err)
 	}
-	zoneless, err := ParseReport(jsontext.Value(`{"task_id":"t","agent":"a","consumer":"c","timestamp":"2026-02-20T12:00:00"}`), noon)
+	zoneless, err := ParseReport(jsontext.Value(`{"task_id":"t","agent":"urn:asap:agent:a","consumer":"urn:asap:agent:c","timestamp":"2026-02-20T12:00:00"}`), noon)
 	if err != nil || !zoneless.Timestamp.Equal(noon) || zoneless.Timestamp.Location() != time.UTC {
 		t.Errorf("a zoneless time is %s, %v", zoneless.Timestamp, err)
 	}
@@ -244,7 +246,7 @@ func TestReportIsReadInBothSpellings(t *testing.T) {
 
 func TestSignedReports(t *testing.T) {
 	key := ed25519.NewKeyFromSeed(make([]byte, 32))
-	usage := `{ "timestamp":"2026-02-20T11:59:00Z", "task_id":"t","agent":"a","consumer":"c","tokens_in":1.0}`
+	usage := `{ "timestamp":"2026-02-20T11:59:00Z", "task_id":"t","agent":"urn:asap:agent:a","consumer":"urn:asap:agent:c","tokens_in":1.0}`
 	canonical, err := canonicaljson.Canonical([]byte(usage), canonicaljson.Options{})
 	if err != nil {
 		t.Fatal(err)

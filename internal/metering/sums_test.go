@@ -345,7 +345,7 @@ func TestSumsRefuseToOverflow(t *testing.T) {
 func TestCorrections(t *testing.T) {
 	n, cost := int64(5), NanoUSD(9)
 	r := Record{
-		ID: "r", Kind: Usage, TaskID: "t", Agent: "a", Consumer: "c", Outcome: Failed, Evidence: SelfReported, Timestamp: noon,
+		ID: "r", Kind: Usage, TaskID: "t", Agent: "urn:asap:agent:a", Consumer: "urn:asap:agent:c", Outcome: Failed, Evidence: SelfReported, Timestamp: noon,
 		TokensIn: &n, Tokens: Tokens{InputUncached: &n}, DurationMS: 7, CostNanoUSD: &cost, PriceList: "p", Signature: []byte{1}, Sequence: 3,
 	}
 	void, err := Correct(&r, Correction{ID: "v", Kind: Void, Ref: "r", Reason: "wrong agent"}, noon.Add(time.Hour))

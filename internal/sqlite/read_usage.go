@@ -16,8 +16,8 @@ import (
 )
 
 // ErrPurged reports a question about single records of a time whose records
-// were purged. Totals of whole hours can still be had.
-var ErrPurged = errors.New("the records of that time were purged, only totals of whole hours are left")
+// were purged. It is metering.ErrPurged.
+var ErrPurged = metering.ErrPurged
 
 // exportPage is how many records an export holds in memory.
 const exportPage = 500
@@ -223,6 +223,9 @@ func (s *Store) UsageStats(ctx context.Context) (metering.Stats, error) {
 			return err
 		}
 		st.Records = m.records - m.purged
+		if m.purged > 0 {
+			st.PurgedBefore = fromUS(m.beforeUS)
+		}
 		var oldest sql.NullInt64
 		err = q.QueryRowContext(ctx, `SELECT min(timestamp_us) FROM usage_records WHERE timestamp_us >= ?`, m.beforeUS).Scan(&oldest)
 		if oldest.Valid {
