@@ -24,38 +24,54 @@ import (
 )
 
 // differences are the recorded HTTP exchanges this server answers otherwise on
-// purpose. The reasons stand in docs/compatibility.md.
+// purpose, each with the name of the row in docs/compatibility.md that says why.
 var differences = map[string]string{
-	"rpc_id_float":                          "an id of the wrong type is an invalid request, not an internal error",
-	"rpc_id_object":                         "an id of the wrong type is an invalid request, not an internal error",
-	"envelope_bad_urn_gives_internal_error": "custom rules give -32602 with the rule that was broken",
-	"envelope_TaskResponse_without_correlation_gives_internal_error": "custom rules give -32602 with the rule that was broken",
-	"payload_type_class_name_not_routed":                             "payload types are routed under both spellings",
-	"payload_invalid_for_handler_gives_internal_error":               "an invalid payload gives -32602 with the code payload_invalid",
-	"payload_extra_member_gives_internal_error":                      "an invalid payload gives -32602 with the code payload_invalid",
-	"unknown_skill_accepted_by_echo":                                 "a skill the agent does not have is refused with skill_unknown",
-	"handler_raises":                                                 "payload types of one's own do not exist; a failing skill is answered with a task.response that failed",
-	"json_nan_in_input_becomes_null":                                 "NaN is not JSON",
-	"json_infinity_as_id":                                            "Infinity is not JSON",
-	"json_1e400_in_input":                                            "numbers are passed through as they are written",
-	"json_duplicate_members_last_wins":                               "duplicate member names are refused",
-	"json_lone_surrogate_escape":                                     "a lone surrogate is a parse error, not an internal error",
-	"json_nested_50000":                                              "nesting beyond the limit is a parse error, not an internal error",
-	"nonce_duplicate_other_sender":                                   "nonces are remembered per sender",
-	"nonce_duplicate":                                                "the nonce is in the details, not in the message",
-	"nonce_burned_even_if_handler_missing_2":                         "the nonce is in the details, not in the message",
-	"too_large_chunked":                                              "reading stops at the limit, so the full size is not known",
-	"too_large_after_gzip":                                           "inflating stops at the limit, so the full size is not known",
-	"nonce_number":                                                   "the message does not name a Python type",
-	"nonce_null":                                                     "the message does not name a Python type",
-	"content_length_not_a_number":                                    "the HTTP server refuses it in its own words",
-	"thread_pool_exhausted":                                          "the recorded request was concurrent; see TestOverload",
-	"manifest_head_405":                                              "HEAD is answered wherever GET is",
-	"manifest_post_405":                                              "Allow names HEAD too",
-	"health_head_405":                                                "HEAD is answered wherever GET is",
-	"health_post_405":                                                "Allow names HEAD too",
-	"double_slash":                                                   "the path is cleaned by a redirect",
-	"metrics":                                                        "histograms add up, and the content type is that of the body",
+	"rpc_id_float":                          "rpc-id-kind",
+	"rpc_id_object":                         "rpc-id-kind",
+	"envelope_bad_urn_gives_internal_error": "custom-rules-invalid-params",
+	"envelope_TaskResponse_without_correlation_gives_internal_error": "custom-rules-invalid-params",
+	"payload_type_class_name_not_routed":                             "payload-names",
+	"payload_invalid_for_handler_gives_internal_error":               "payload-invalid",
+	"payload_extra_member_gives_internal_error":                      "payload-invalid",
+	"unknown_skill_accepted_by_echo":                                 "skill-unknown",
+	"handler_raises":                                                 "skills-only",
+	"json_nan_in_input_becomes_null":                                 "json-nan",
+	"json_infinity_as_id":                                            "json-nan",
+	"json_1e400_in_input":                                            "json-large-exponent",
+	"json_duplicate_members_last_wins":                               "json-duplicate-members",
+	"json_lone_surrogate_escape":                                     "json-lone-surrogate",
+	"json_nested_50000":                                              "json-depth",
+	"nonce_duplicate_other_sender":                                   "nonce-per-sender",
+	"nonce_duplicate":                                                "nonce-message",
+	"nonce_burned_even_if_handler_missing_2":                         "nonce-message",
+	"nonce_number":                                                   "nonce-message",
+	"nonce_null":                                                     "nonce-message",
+	"too_large_chunked":                                              "size-at-the-limit",
+	"too_large_after_gzip":                                           "size-at-the-limit",
+	"content_length_not_a_number":                                    "http-server-words",
+	"thread_pool_exhausted":                                          "concurrent", // recorded beside another request; see TestOverload
+	"manifest_head_405":                                              "http-head",
+	"manifest_post_405":                                              "http-head",
+	"health_head_405":                                                "http-head",
+	"health_post_405":                                                "http-head",
+	"double_slash":                                                   "http-clean-path",
+	"metrics":                                                        "metrics-format",
+}
+
+// TestDifferencesAreListed keeps the lists of this package and the page for
+// users together.
+func TestDifferencesAreListed(t *testing.T) {
+	page, err := os.ReadFile("../docs/compatibility.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, list := range []map[string]string{differences, socketDifferences} {
+		for name, row := range list {
+			if row != "concurrent" && !bytes.Contains(page, []byte("| `"+row+"` |")) {
+				t.Errorf("%s: docs/compatibility.md has no row %q", name, row)
+			}
+		}
+	}
 }
 
 type exchangeFile struct {

@@ -15,16 +15,16 @@ import (
 )
 
 // socketDifferences are the recorded connections this server answers otherwise
-// on purpose. The reasons stand in docs/compatibility.md.
+// on purpose, each with the name of the row in docs/compatibility.md.
 var socketDifferences = map[string]string{
-	"invalid_urn_internal_error":                               "custom rules give -32602 with the rule that was broken",
-	"client_ping_object_is_invalid_request":                    "a client's ping is answered with a pong",
-	"handler_raises":                                           "payload types of one's own do not exist; a failing skill is answered with a task.response that failed",
-	"wrong_path_403":                                           "an unknown path is 404, also for an upgrade",
-	"server_shutdown":                                          "the close code is 1001 with a reason, as v1.3.0's own code says; its HTTP server sends 1012",
-	"heartbeat_unanswered_goes_stale":                          "a stale connection is closed",
-	"bearer_missing_handshake_accepted_then_error_per_message": "credentials are checked before the upgrade",
-	"message_over_max_request_size":                            "the refusal is a JSON-RPC error",
+	"invalid_urn_internal_error":                               "custom-rules-invalid-params",
+	"client_ping_object_is_invalid_request":                    "ws-client-ping",
+	"handler_raises":                                           "skills-only",
+	"wrong_path_403":                                           "ws-path",
+	"server_shutdown":                                          "ws-shutdown-code",
+	"heartbeat_unanswered_goes_stale":                          "ws-stale",
+	"bearer_missing_handshake_accepted_then_error_per_message": "ws-authentication",
+	"message_over_max_request_size":                            "ws-json-rpc-only",
 }
 
 type socketFile struct {
