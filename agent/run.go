@@ -218,9 +218,8 @@ func (r *run) end(result any, err error) {
 		}
 	}
 	r.watchers = nil
-	r.wake()
 	r.mu.Unlock()
-	r.server.runEnded(r, true)
+	r.publish(true)
 }
 
 // judge says how a run ended: its outcome, the code for it, and what the caller
@@ -271,9 +270,8 @@ func (r *run) refuse(err error) {
 	r.mu.Lock()
 	r.phase, r.err = refused, err
 	r.watchers = nil
-	r.wake()
 	r.mu.Unlock()
-	r.server.runEnded(r, false)
+	r.publish(false)
 }
 
 // replay ends a run that turned out to be the repetition of an earlier one.
@@ -283,9 +281,8 @@ func (r *run) replay(a Admitted) {
 		r.release()
 		r.mu.Lock()
 		r.phase, r.id, r.status = elsewhere, a.TaskID, asap.Working
-		r.wake()
 		r.mu.Unlock()
-		r.server.runEnded(r, false)
+		r.publish(false)
 		return
 	}
 	answer, err := asap.ParseEnvelope(a.Answer)
@@ -297,9 +294,17 @@ func (r *run) replay(a Admitted) {
 	r.release()
 	r.mu.Lock()
 	r.phase, r.id, r.answer, r.receipt = settled, a.TaskID, answer, a.Receipt
-	r.wake()
 	r.mu.Unlock()
-	r.server.runEnded(r, false)
+	r.publish(false)
+}
+
+// publish puts a run that is over where later requests find it, or nowhere,
+// and then wakes those who wait for it.
+func (r *run) publish(keep bool) {
+	r.server.runEnded(r, keep)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.wake()
 }
 
 // release frees what bounds the run's context.

@@ -249,6 +249,8 @@ func TestLedgerFailures(t *testing.T) {
 			if runs.Load() != c.runs {
 				t.Errorf("ran %d times, want %d", runs.Load(), c.runs)
 			}
+			s.mu.Lock()
+			defer s.mu.Unlock()
 			if s.byKey[requestKey{"urn:asap:agent:caller", "e1"}] != nil || len(s.byID) != 0 {
 				t.Error("the failed run is still remembered")
 			}
@@ -401,15 +403,20 @@ func TestRetention(t *testing.T) {
 	for i := range 10 {
 		expect(t, post(s, request(fmt.Sprint("e", i), "echo", "")), 200, `{"result":"*"}`)
 	}
-	if len(s.byKey) != 3 || len(s.byID) != 3 || len(s.retained.queue) != 3 {
-		t.Error(len(s.byKey), len(s.byID), len(s.retained.queue))
+	counts := func() [3]int {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return [3]int{len(s.byKey), len(s.byID), len(s.retained.queue)}
+	}
+	if got := counts(); got != [3]int{3, 3, 3} {
+		t.Error(got)
 	}
 	expect(t, post(s, request("e0", "echo", "")), 200, `{"result":{"envelope":{"extensions":{"asap-receipt":{"seq":1}}}}}`)
 	if len(ledger.settled()) != 10 {
 		t.Error("a forgotten task ran again")
 	}
-	if len(s.byKey) != 3 || len(s.byID) != 3 {
-		t.Error("the replay is retained", len(s.byKey), len(s.byID))
+	if got := counts(); got != [3]int{3, 3, 3} {
+		t.Error("the replay is retained", got)
 	}
 }
 

@@ -1,0 +1,179 @@
+package agent
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	asap "github.com/asap-protocol/asap-go"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+func TestNonces(t *testing.T) {
+	var n nonces
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	take := func(sender, id, extensions string) error {
+		return n.take(&asap.Envelope{ID: asap.EnvelopeID(id), IDSet: id != "", Sender: asap.AgentURN(sender), Extensions: jsontext.Value(extensions)}, now)
+	}
+	for _, c := range []struct {
+		sender, id, extensions string
+		ok                     bool
+	}{
+		{"a", "1", ``, true},
+		{"a", "1", `{"other":1}`, true},
+		{"a", "1", `{"nonce":"n"}`, true},
+		{"a", "1", `{"nonce":"n"}`, true},
+		{"a", "2", `{"nonce":"n"}`, false},
+		{"a", "", `{"nonce":"n"}`, false},
+		{"b", "1", `{"nonce":"n"}`, true},
+		{"a", "3", `{"nonce":""}`, false},
+		{"a", "3", `{"nonce":5}`, false},
+		{"a", "", `{"nonce":"m"}`, true},
+		{"a", "", `{"nonce":"m"}`, false},
+	} {
+		if err := take(c.sender, c.id, c.extensions); (err == nil) != c.ok {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+	now = now.Add(asap.NonceLifetime)
+	if err := take("a", "2", `{"nonce":"n"}`); err != nil {
+		t.Error("a nonce outlives its time:", err)
+	}
+	for i := range maxNonces + 10 {
+		if err := take("c", "x", fmt.Sprintf(`{"nonce":"%d"}`, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(n.seen) > maxNonces || len(n.queue) > maxNonces {
+		t.Error("the memory of nonces is not bounded:", len(n.seen))
+	}
+}
+
+func TestPeerLimits(t *testing.T) {
+	p := newPeerLimits(2, 3)
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for i := range 3 {
+		if _, ok := p.allow("a", now); !ok {
+			t.Error("refused", i)
+		}
+	}
+	if wait, ok := p.allow("a", now); ok || wait != 1 {
+		t.Error(wait, ok)
+	}
+	if _, ok := p.allow("b", now); !ok {
+		t.Error("b pays for a")
+	}
+	if _, ok := p.allow("a", now.Add(time.Second)); !ok {
+		t.Error("the bucket does not fill")
+	}
+	for i := range maxPeers {
+		p.allow(fmt.Sprint(i), now)
+	}
+	if len(p.buckets) != maxPeers {
+		t.Error(len(p.buckets))
+	}
+	for range 10 {
+		p.allow("late", now)
+	}
+	if _, ok := p.allow("later still", now); ok {
+		t.Error("peers beyond the bound have no limit")
+	}
+	p.allow("new", now.Add(time.Hour))
+	if len(p.buckets) > 1 {
+		t.Error("idle peers are not forgotten:", len(p.buckets))
+	}
+}
+
+func TestRateLimitOverHTTP(t *testing.T) {
+	s := newTestServer(t, Config{Agents: []*Agent{stage()}, Ledger: Unmetered(), AllowUnverified: anybody, Limits: Limits{RequestsPerSecond: 0.1, RequestBurst: 1}})
+	expect(t, post(s, request("e1", "echo", "")), 200, `{"result":"*"}`)
+	w := post(s, request("e2", "echo", ""))
+	expect(t, w, 429, `{"jsonrpc":"2.0","id":null,"error":{"code":429,"message":"Rate limit exceeded","data":{"retry_after":10,"limit":"0.1 per 1 second"}}}`)
+	if w.Header().Get("Retry-After") != "10" {
+		t.Error(w.Header())
+	}
+}
+
+func TestBodyThatBreaks(t *testing.T) {
+	s := newTestServer(t, Config{Agents: []*Agent{stage()}, Ledger: Unmetered(), AllowUnverified: anybody})
+	r := httptest.NewRequest(http.MethodPost, "/asap", iotest.TimeoutReader(iotest.OneByteReader(strings.NewReader(request("e1", "echo", "")))))
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, r)
+	expect(t, w, 400, `{"detail":"Request body ended early"}`)
+}
+
+func TestUnmetered(t *testing.T) {
+	s := newTestServer(t, Config{Agents: []*Agent{stage()}, Ledger: Unmetered(), AllowUnverified: anybody})
+	expect(t, post(s, request("e1", "echo", "")), 200, `{"result":{"envelope":{"extensions":null}}}`)
+	expect(t, post(s, request("e2", "echo", ""), "X-ASAP-Delegation-Token", "x"), 200, `{"error":{"code":-32054,"data":{"code":"delegation_root_untrusted"}}}`)
+	w := post(s, strings.Replace(request("", "echo", ""), `"id":"",`, "", 1), "X-Idempotency-Key", "k")
+	again := post(s, strings.Replace(request("", "echo", ""), `"id":"",`, "", 1), "X-Idempotency-Key", "k")
+	if w.Body.String() != again.Body.String() {
+		t.Error("the header is not honoured")
+	}
+	// An empty id is legal, and names nothing.
+	a, b := post(s, request("", "echo", "")).Body.String(), post(s, request("", "echo", "")).Body.String()
+	if a == b || !strings.Contains(a, `"correlation_id":""`) {
+		t.Error(a, b)
+	}
+}
+
+func TestFromLoopback(t *testing.T) {
+	for addr, want := range map[string]bool{"127.0.0.1:80": true, "[::1]:80": true, "10.0.0.1:80": false, "@": false, "127.0.0.1": true} {
+		if got := FromLoopback(&http.Request{RemoteAddr: addr}); got != want {
+			t.Error(addr, got)
+		}
+	}
+	s := newTestServer(t, Config{Agents: []*Agent{stage()}, Ledger: Unmetered(), AllowUnverified: FromLoopback})
+	expect(t, post(s, request("e1", "echo", "")), 200, `{"error":{"code":-32600,"data":{"error":"Authentication required","status_code":401}}}`) // httptest comes from 192.0.2.1
+}
+
+// FuzzBody sends whatever it likes to a server that knows one skill. Nothing
+// may panic, every answer is JSON, and only whole requests leave a record.
+func FuzzBody(f *testing.F) {
+	for _, seed := range []string{request("e", "echo", ""), request("e", "long", `,"requires_ack":true`), `[]`, `{"type":"ping"}`, `{"method":"sla.subscribe"}`, "{\"a\":\xff}",
+		strings.Replace(request("e", "echo", ""), "task.request", "state.query", 1)} {
+		f.Add([]byte(seed), "")
+		f.Add([]byte(seed), "gzip")
+	}
+	s, err := NewServer(Config{Agents: []*Agent{Echo("urn:asap:agent:e")}, Ledger: Unmetered(), AllowUnverified: anybody, CheckNonces: true, Limits: Limits{BodyBytes: 64 << 10, RetainedTasks: 4}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, body []byte, encoding string) {
+		w := post(s, string(body), "Content-Encoding", encoding)
+		if !jsontext.Value(w.Body.Bytes()).IsValid() {
+			t.Errorf("status %d, body %q", w.Code, w.Body)
+		}
+		// The same bytes as a frame: nothing but the framing differs.
+		session := newSession(s, Caller{}, "")
+		defer session.cancel()
+		session.handle(frame{text: body, size: int64(len(body))})
+		for len(session.out) > 0 {
+			if out := <-session.out; out.close == 0 && !jsontext.Value(out.text).IsValid() {
+				t.Errorf("frame %q", out.text)
+			}
+		}
+	})
+}
+
+func BenchmarkEcho(b *testing.B) {
+	s, err := NewServer(Config{Agents: []*Agent{Echo("urn:asap:agent:stage")}, Ledger: Unmetered(), AllowUnverified: anybody})
+	if err != nil {
+		b.Fatal(err)
+	}
+	h := s.Handler()
+	body := strings.Replace(request("", "echo", ""), `"id":"",`, "", 1)
+	b.ReportAllocs()
+	for b.Loop() {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/asap", strings.NewReader(body)))
+		if w.Code != 200 {
+			b.Fatal(w.Body)
+		}
+	}
+}
