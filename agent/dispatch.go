@@ -156,14 +156,17 @@ func (s *Server) taskRequest(ctx context.Context, c *call, a *Agent, named bool)
 	if request.ParentTaskID != nil {
 		fresh.parent = asap.TaskID(*request.ParentTaskID)
 	}
+	if c.watcher != nil { // before the start, to miss nothing
+		fresh.watchers = []pusher{c.watcher}
+	}
 	r, joined, err := s.start(fresh)
 	if err != nil {
 		return nil, s.startError(c, err)
 	}
 	if joined {
 		s.metrics.replays.Inc()
+		r.watch(c.watcher)
 	}
-	r.watch(c.watcher)
 	if err := r.wait(ctx, func() bool { return r.over() || r.stops > 0 || (r.skill.long && r.phase == started) }); err != nil {
 		return nil, err
 	}

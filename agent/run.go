@@ -47,9 +47,11 @@ type run struct {
 
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
-	bound    *time.Timer // ends ctx when the time is up
-	began    time.Time   // wall clock with monotonic reading
-	deadline time.Time
+	unbound  context.CancelFunc // frees the timer of ctx
+	began    time.Time          // by the server's clock
+	clocked  time.Time          // the same moment, to measure from
+	deadline time.Time          // of ctx
+	expires  time.Time          // by the server's clock: surely settled by then
 	task     Task
 
 	mu       sync.Mutex
@@ -123,7 +125,7 @@ func (r *run) admit() (Admitted, error) {
 	return r.server.ledger.Admit(ctx, Admission{
 		TaskID: r.id, Agent: r.agent.URN(), Consumer: r.consumer, Verified: r.verified, EnvelopeID: r.key.envelope, Digest: r.digest,
 		Skill: r.skill.name, ParentTask: r.parent, TraceID: r.traceID(), Delegation: r.delegation,
-		ExpiresAt: r.deadline.Add(r.server.limits.CancelGrace + r.server.limits.LedgerTimeout),
+		ExpiresAt: r.expires.UTC(),
 	})
 }
 
@@ -182,7 +184,7 @@ func (r *run) end(result any, err error) {
 		r.server.log.Warn("task failed", "agent", r.agent.URN(), "skill", r.skill.name, "task", r.id, "outcome", outcome, "code", code, "error", err)
 	}
 	used := r.task.usage.close()
-	took := time.Since(r.began)
+	took := time.Since(r.clocked)
 	payload := &asap.TaskResponse{TaskID: r.id, Status: status, Result: body, Metrics: used.metrics(took)}
 	if state, ok := r.snapshot(0); ok {
 		payload.FinalState = stateJSON(&state)
@@ -309,8 +311,8 @@ func (r *run) publish(keep bool) {
 
 // release frees what bounds the run's context.
 func (r *run) release() {
-	r.bound.Stop()
 	r.cancel(nil)
+	r.unbound()
 }
 
 // setStatus moves the state machine. r.mu is held. A transition it does not

@@ -45,6 +45,13 @@ func post(s *Server, body string, header ...string) *httptest.ResponseRecorder {
 }
 
 // expect checks an answer against a pattern as the dialogues have them.
+// newRecorder gets a page without a network.
+func newRecorder(s *Server, path string) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	return w
+}
+
 func expect(t *testing.T, w *httptest.ResponseRecorder, status int, pattern string) {
 	t.Helper()
 	if w.Code != status {

@@ -24,15 +24,15 @@ func (s *Server) start(r *run) (_ *run, joined bool, _ error) {
 	if s.running >= s.limits.RunningTasks {
 		return nil, false, &overload{running: s.running, limit: s.limits.RunningTasks}
 	}
-	now := time.Now()
 	timeout := r.timeout()
-	r.server, r.began, r.deadline = s, s.now(), now.Add(timeout)
+	r.server, r.began, r.clocked = s, s.now(), time.Now()
+	r.deadline, r.expires = r.clocked.Add(timeout), r.began.Add(timeout+s.limits.CancelGrace+s.limits.LedgerTimeout)
 	r.ticket, r.status, r.changed = s.ids.NewTaskID(r.began), asap.Submitted, make(chan struct{})
 	r.id = r.ticket
 	r.task.run = r
-	ctx, cancel := context.WithCancelCause(s.base)
-	r.ctx, r.cancel = ctx, cancel
-	r.bound = time.AfterFunc(timeout, func() { cancel(errTimeout) })
+	timed, unbound := context.WithDeadlineCause(s.base, r.deadline, errTimeout)
+	r.unbound = unbound
+	r.ctx, r.cancel = context.WithCancelCause(timed)
 	s.byKey[r.key], s.byID[r.id] = r, r
 	s.running++
 	s.open++
