@@ -211,7 +211,7 @@ func (c *Config) StorePath() (string, error) {
 	if path, ok := strings.CutPrefix(c.Store, "sqlite:"); ok && path != "" {
 		return path, nil
 	}
-	return "", fmt.Errorf("%w: store: %q is neither sqlite:PATH nor memory:", ErrConfig, redactStore(c.Store))
+	return "", fmt.Errorf("%w: store: %q is neither sqlite:PATH nor memory: (a ledger that is forgotten)", ErrConfig, redactStore(c.Store))
 }
 
 // redactStore hides what follows the scheme of an unknown store, since it may

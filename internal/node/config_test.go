@@ -57,7 +57,7 @@ func TestBadConfiguration(t *testing.T) {
 	for _, c := range []struct {
 		name, text, env, want string
 	}{
-		{"unknown key", "listen: 127.0.0.1:1\nlisten_adress: x\n", "", "line 2: unknown key listen_adress"},
+		{"unknown key", "listen: 127.0.0.1:1\nlisten_addr: x\n", "", "line 2: unknown key listen_addr"},
 		{"unknown nested key", "limits:\n  tasks: 1\n", "", "line 2: unknown key tasks"},
 		{"duplicate key", "data: a\ndata: b\n", "", "line 2"},
 		{"two documents", "data: a\n---\ndata: b\n", "", "more than one YAML document"},
@@ -88,7 +88,7 @@ func TestBadConfiguration(t *testing.T) {
 		{"environment value", "", "ASAP_LIMITS_RUNNING_TASKS=many", "ASAP_LIMITS_RUNNING_TASKS: \"many\" is not a whole number"},
 		{"environment bool", "", "ASAP_INSECURE=perhaps", "neither true nor false"},
 		{"environment number", "", "ASAP_LIMITS_WEBSOCKET_PER_SECOND=NaN", "is not a number"},
-		{"environment unknown", "", "ASAP_LIMITS_RUNING_TASKS=1", "ASAP_LIMITS_RUNING_TASKS: unknown key"},
+		{"environment unknown", "", "ASAP_LIMITS_RUNNING_TASK=1", "ASAP_LIMITS_RUNNING_TASK: unknown key"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := load(t, c.text, c.env)

@@ -10,5 +10,5 @@ func freeBytes(path string) (uint64, error) {
 	if err := unix.Statfs(path, &s); err != nil {
 		return 0, err
 	}
-	return uint64(s.Bavail) * uint64(s.Bsize), nil //nolint:gosec,unconvert // types differ by system, never negative
+	return uint64(s.Bavail) * uint64(s.Bsize), nil //nolint:unconvert // types differ by system, never negative
 }

@@ -25,14 +25,14 @@ func Load(path string, environ []string) (Config, error) {
 	if path != "" {
 		text, err := os.ReadFile(path)
 		if err != nil {
-			return c, fmt.Errorf("%w: %v", ErrConfig, err)
+			return c, fmt.Errorf("%w: %w", ErrConfig, err)
 		}
 		if err := parseYAML(text, &c); err != nil {
-			return c, fmt.Errorf("%w: %s: %v", ErrConfig, path, err)
+			return c, fmt.Errorf("%w: %s: %w", ErrConfig, path, err)
 		}
 	}
 	if err := applyEnvironment(&c, environ); err != nil {
-		return c, fmt.Errorf("%w: %v", ErrConfig, err)
+		return c, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
 	return c, nil
 }
@@ -163,7 +163,7 @@ func applyEnvironment(c *Config, environ []string) error {
 		s, known := settings[name]
 		if !known {
 			for section := range sections {
-				// ASAP_LOG_LEVEL is a setting, ASAP_LOG_LEVLE a mistake worth saying.
+				// ASAP_LOG_LEVEL is a setting, ASAP_LOG_LEVELS a mistake worth saying.
 				if strings.HasPrefix(name, section) {
 					return fmt.Errorf("environment variable %s: unknown key", name)
 				}
@@ -171,7 +171,7 @@ func applyEnvironment(c *Config, environ []string) error {
 			continue
 		}
 		if err := s.Set(value); err != nil {
-			return fmt.Errorf("environment variable %s: %v", name, err)
+			return fmt.Errorf("environment variable %s: %w", name, err)
 		}
 	}
 	return nil
@@ -189,7 +189,7 @@ func (c *Config) Override(pairs []string) error {
 			return fmt.Errorf("%w: unknown key %s", ErrConfig, key)
 		}
 		if err := c.Settings()[i].Set(value); err != nil {
-			return fmt.Errorf("%w: %s: %v", ErrConfig, key, err)
+			return fmt.Errorf("%w: %s: %w", ErrConfig, key, err)
 		}
 	}
 	return nil

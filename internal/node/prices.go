@@ -78,15 +78,15 @@ func (c *Config) priceBook() (*metering.PriceBook, error) {
 	for i, p := range c.Metering.Prices {
 		agent, err := asap.ParseAgentURN(p.Agent)
 		if err != nil {
-			return nil, fmt.Errorf("%w: metering.prices[%d].agent: %v", ErrConfig, i, err)
+			return nil, fmt.Errorf("%w: metering.prices[%d].agent: %w", ErrConfig, i, err)
 		}
 		if lists[i], err = metering.ParsePriceList(agent, p.List); err != nil {
-			return nil, fmt.Errorf("%w: metering.prices[%d] (%s): %v", ErrConfig, i, agent, err)
+			return nil, fmt.Errorf("%w: metering.prices[%d] (%s): %w", ErrConfig, i, agent, err)
 		}
 	}
 	book, err := metering.NewPriceBook(lists...)
 	if err != nil {
-		return nil, fmt.Errorf("%w: metering.prices: %v", ErrConfig, err)
+		return nil, fmt.Errorf("%w: metering.prices: %w", ErrConfig, err)
 	}
 	return book, nil
 }
