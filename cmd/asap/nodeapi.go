@@ -40,11 +40,24 @@ type nodeAPI struct {
 	close func() error
 }
 
-// open connects to the node the flags name.
-func (a *app) openNode(ctx context.Context, f *nodeFlags) (*nodeAPI, error) {
+// errNoNode says that something needs a node that runs.
+func errNoNode(data string) error {
+	return stateErrorf("this needs a running node, and none serves from %s; start it, or give its URL with --node", data)
+}
+
+// openNode connects to the node the flags name. To write it takes one that runs,
+// also when only its data directory is named.
+func (a *app) openNode(ctx context.Context, f *nodeFlags, write bool) (*nodeAPI, error) {
 	base := f.url
 	if base == "" {
 		base = a.getenv("ASAP_NODE")
+	}
+	if base == "" && write {
+		running, err := node.ReadURL(f.data)
+		if err != nil {
+			return nil, errNoNode(f.data)
+		}
+		base = running
 	}
 	if base == "" {
 		reader, err := node.OpenReadOnly(ctx, f.data)
@@ -147,7 +160,7 @@ func problem(res *http.Response) error {
 		if p.Code != "" {
 			message += " (" + p.Code + ")"
 		}
-		for _, e := range p.Errors {
+		for _, e := range p.Errors[min(1, len(p.Errors)):] { // the first is the detail
 			message += fmt.Sprintf("\n  %s: %s", e.Location, e.Message)
 		}
 	}

@@ -2,8 +2,11 @@ package main
 
 import (
 	"errors"
+	"os"
 	"os/exec"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -30,5 +33,42 @@ func scriptStatus(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if got != want {
 		ts.Fatalf("%v: exit status %d, want %d", args[1:], got, want)
+	}
+}
+
+// scriptNode is the script command
+//
+//	node DIR VARIABLE
+//
+// which waits until a node started in the background serves from the data
+// directory DIR, and puts its URL into the environment variable.
+func scriptNode(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: node DIR VARIABLE")
+	}
+	file := ts.MkAbs(args[0]) + "/node.url"
+	deadline := time.Now().Add(30 * time.Second)
+	for time.Now().Before(deadline) {
+		if text, err := os.ReadFile(file); err == nil && strings.HasSuffix(string(text), "\n") {
+			ts.Setenv(args[1], strings.TrimSpace(string(text)))
+			return
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+	ts.Fatalf("no node serves from %s after 30 s", args[0])
+}
+
+// scriptExpand is the script command
+//
+//	expand FILE...
+//
+// which replaces $NAME in the files by the environment variable NAME.
+func scriptExpand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: expand FILE...")
+	}
+	for _, name := range args {
+		text := os.Expand(ts.ReadFile(name), ts.Getenv)
+		ts.Check(os.WriteFile(ts.MkAbs(name), []byte(text), 0o600))
 	}
 }

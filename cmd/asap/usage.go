@@ -61,10 +61,19 @@ func (a *app) usageCommand() *cobra.Command {
 	return cmd
 }
 
-// withNode opens the node the flags name for the length of do.
+// withNode opens the node the flags name, to read from it, for the length of do.
 func (a *app) withNode(flags *nodeFlags, do func(ctx context.Context, n *nodeAPI) error) func(*cobra.Command, []string) error {
+	return a.withNodeTo(false, flags, do)
+}
+
+// withRunningNode is withNode for what writes.
+func (a *app) withRunningNode(flags *nodeFlags, do func(ctx context.Context, n *nodeAPI) error) func(*cobra.Command, []string) error {
+	return a.withNodeTo(true, flags, do)
+}
+
+func (a *app) withNodeTo(write bool, flags *nodeFlags, do func(ctx context.Context, n *nodeAPI) error) func(*cobra.Command, []string) error {
 	return work(func(cmd *cobra.Command, _ []string) (err error) {
-		n, err := a.openNode(cmd.Context(), flags)
+		n, err := a.openNode(cmd.Context(), flags, write)
 		if err != nil {
 			return err
 		}
@@ -328,7 +337,7 @@ func (a *app) usageReportCommand(flags *nodeFlags) *cobra.Command {
 			if shape.Events != nil {
 				path = "/usage/batch"
 			}
-			return a.withNode(flags, func(ctx context.Context, n *nodeAPI) error {
+			return a.withRunningNode(flags, func(ctx context.Context, n *nodeAPI) error {
 				res, err := n.do(ctx, http.MethodPost, path, nil, "application/json", body)
 				if err != nil {
 					return err
