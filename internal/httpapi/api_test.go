@@ -74,7 +74,7 @@ type answer struct {
 
 func (n *node) do(who, method, target, body string, header ...string) answer {
 	n.t.Helper()
-	r := httptest.NewRequest(method, target, strings.NewReader(body))
+	r := httptest.NewRequestWithContext(n.t.Context(), method, target, strings.NewReader(body))
 	if who != "" {
 		r.Header.Set("Authorization", who)
 	}

@@ -76,7 +76,7 @@ func TestBadReports(t *testing.T) {
 	n.do("operator", "POST", "/usage", ok, "Content-Encoding", "gzip").refuses(415, asap.CodeUnsupportedEncoding)
 	n.do("operator", "POST", "/usage", ok, "Idempotency-Key", strings.Repeat("k", 257)).refuses(422, asap.CodeInvalidFilter)
 	n.do("operator", "POST", "/usage/batch", batch(ok), "Idempotency-Key", strings.Repeat("k", 257)).refuses(422, asap.CodeInvalidFilter)
-	r := httptest.NewRequest("POST", "/usage", io.MultiReader(strings.NewReader("{"), brokenBody{}))
+	r := httptest.NewRequestWithContext(t.Context(), "POST", "/usage", io.MultiReader(strings.NewReader("{"), brokenBody{}))
 	r.Header.Set("Authorization", "operator")
 	w := httptest.NewRecorder()
 	n.mux.ServeHTTP(w, r)
@@ -374,7 +374,7 @@ func TestExportsOverHTTP(t *testing.T) {
 	n.seed(event("=1", "a", "c", "2026-02-20T10:00:00Z", ""), event("2", "a", "c", "2026-02-20T11:00:00Z", ""))
 	server := httptest.NewServer(n.mux)
 	defer server.Close()
-	fetch := func(query string) (*http.Response, []byte, error) {
+	fetch := func(query string) (header, trailer http.Header, body []byte, err error) {
 		r, err := http.NewRequestWithContext(t.Context(), "GET", server.URL+"/usage/export"+query, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -386,19 +386,19 @@ func TestExportsOverHTTP(t *testing.T) {
 		}
 		defer func() { _ = got.Body.Close() }()
 		b, err := io.ReadAll(got.Body)
-		return got, b, err
+		return got.Header, got.Trailer, b, err
 	}
 	for query, media := range map[string]string{"": "application/json", "?export_format=csv": "text/csv; charset=utf-8", "?export_format=ndjson": "application/x-ndjson"} {
-		got, b, err := fetch(query)
-		if err != nil || got.Header.Get("Content-Type") != media || got.Trailer.Get(trailerCount) != "2" || got.Trailer.Get(trailerComplete) != "true" {
-			t.Errorf("%s: %v %v %v", query, err, got.Header, got.Trailer)
+		header, trailer, b, err := fetch(query)
+		if err != nil || header.Get("Content-Type") != media || trailer.Get(trailerCount) != "2" || trailer.Get(trailerComplete) != "true" {
+			t.Errorf("%s: %v %v %v", query, err, header, trailer)
 		}
-		if sum := sha256.Sum256(b); media == "text/csv; charset=utf-8" && got.Trailer.Get(trailerSHA256) != hex.EncodeToString(sum[:]) {
+		if sum := sha256.Sum256(b); media == "text/csv; charset=utf-8" && trailer.Get(trailerSHA256) != hex.EncodeToString(sum[:]) {
 			t.Errorf("the hash of the CSV is not that of its bytes")
 		}
 	}
-	if got, _, err := fetch("?limit=1"); err != nil || got.Trailer.Get(trailerComplete) != "false" {
-		t.Errorf("a cut export: %v %v", err, got.Trailer)
+	if _, trailer, _, err := fetch("?limit=1"); err != nil || trailer.Get(trailerComplete) != "false" {
+		t.Errorf("a cut export: %v %v", err, trailer)
 	}
 	// An export that breaks off must not look like a whole one.
 	var events []string
@@ -407,8 +407,8 @@ func TestExportsOverHTTP(t *testing.T) {
 	}
 	n.seed(events...)
 	n.fail, n.failAt = errors.New("disk"), 400
-	if got, b, err := fetch("?export_format=ndjson"); err == nil || got.Trailer.Get(trailerCount) != "" {
-		t.Errorf("a broken export came whole: %d bytes, %v", len(b), got.Trailer)
+	if _, trailer, b, err := fetch("?export_format=ndjson"); err == nil || trailer.Get(trailerCount) != "" {
+		t.Errorf("a broken export came whole: %d bytes, %v", len(b), trailer)
 	}
 	if !strings.Contains(n.log.String(), "export broke off") {
 		t.Error("it was not logged")
