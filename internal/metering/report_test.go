@@ -292,6 +292,7 @@ func FuzzReport(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		_, _, _, _, _ = OpenReport(b)
 		_ = ReadMetrics(b)
+		_, _, _ = ParseCorrection(b)
 		r, err := ParseReport(b, noon)
 		if err != nil {
 			var refusal *Error

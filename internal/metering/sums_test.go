@@ -9,6 +9,7 @@ import (
 	"time"
 	_ "time/tzdata" // the zones below, on any machine
 
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 )
@@ -414,5 +415,33 @@ func TestFilterMatches(t *testing.T) {
 	}
 	if HourUS(time.Unix(-1, 0)) != -3600e6 || HourUS(noon.Add(59*time.Minute)) != noon.UnixMicro() {
 		t.Error("hours")
+	}
+}
+
+func TestParseCorrection(t *testing.T) {
+	c, ok, err := ParseCorrection(jsontext.Value(`{"kind":"adjustment","id":"i","ref":"r","reason":"x","tokens_in":-3,"api_calls":"2","cost_usd":"-0.5"}`))
+	if err != nil || !ok || c.Kind != Adjustment || c.ID != "i" || *c.TokensIn != -3 || *c.APICalls != 2 || c.TokensOut != nil || *c.CostNanoUSD != -5e8 {
+		t.Errorf("%+v, %t, %v", c, ok, err)
+	}
+	if c, ok, err := ParseCorrection(jsontext.Value(`{"kind":"void","ref":"r","reason":"x"}`)); err != nil || !ok || c.Kind != Void || c.Ref != "r" {
+		t.Errorf("%+v, %t, %v", c, ok, err)
+	}
+	for _, text := range []string{`{}`, `[]`, `{"kind":"usage"}`, `{"kind":5}`, `{`} {
+		if _, ok, err := ParseCorrection(jsontext.Value(text)); ok || err != nil {
+			t.Errorf("%s is no correction: %t, %v", text, ok, err)
+		}
+	}
+	for field, text := range map[string]string{
+		"ref":         `{"kind":"void","reason":"x"}`,
+		"reason":      `{"kind":"void","ref":"r"}`,
+		"tokens_in":   `{"kind":"void","ref":"r","reason":"x","tokens_in":1}`,
+		"tokens_out":  `{"kind":"adjustment","ref":"r","reason":"x","tokens_out":1.5}`,
+		"duration_ms": `{"kind":"adjustment","ref":"r","reason":"x","duration_ms":-1000000000001}`,
+		"cost_usd":    `{"kind":"adjustment","ref":"r","reason":"x","cost_usd":"1e3"}`,
+	} {
+		var refusal *Error
+		if _, ok, err := ParseCorrection(jsontext.Value(text)); !ok || !errors.As(err, &refusal) || refusal.Issues[0].Field != field {
+			t.Errorf("%s: %t, %v", text, ok, err)
+		}
 	}
 }
