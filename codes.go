@@ -75,6 +75,7 @@ const (
 
 	CodeUnauthenticated     Code = "unauthenticated"
 	CodeForbidden           Code = "forbidden"
+	CodeAuthUnavailable     Code = "authentication_unavailable"
 	CodeSenderMismatch      Code = "sender_mismatch"
 	CodeNotFound            Code = "not_found"
 	CodeMethodNotAllowed    Code = "method_not_allowed"
@@ -182,6 +183,7 @@ var codeTable = [...]CodeInfo{
 
 	{CodeUnauthenticated, RPCInvalidRequest, 401, "Authentication required", false},
 	{CodeForbidden, RPCInvalidRequest, 403, "The caller may not do this.", false},
+	{CodeAuthUnavailable, RPCInternalError, 503, "Authentication service unavailable", true},
 	{CodeSenderMismatch, RPCInvalidParams, 403, "Sender does not match authenticated identity", false},
 	{CodeNotFound, RPCInvalidParams, 404, "There is nothing under this name.", false},
 	{CodeMethodNotAllowed, RPCMethodNotFound, 405, "This address does not take that HTTP method.", false},

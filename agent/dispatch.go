@@ -64,8 +64,7 @@ func (s *Server) check(c *call, rpc asap.RPCRequest, bad *asap.RPCError) error {
 	}
 	if c.authErr != nil {
 		s.metrics.authFailures.Inc()
-		return c.fail("auth_failed", rpcError(asap.RPCInvalidRequest,
-			object("error", authText(c.authErr), "code", string(asap.CodeUnauthenticated), "status_code", 401)))
+		return c.fail("auth_failed", authRefusal(authError(c.authErr)))
 	}
 	if c.envelope, bad = rpc.Envelope(); bad != nil {
 		s.metrics.invalid.WithLabelValues("envelope").Inc()
@@ -310,11 +309,13 @@ func rpcError(number int, data jsontext.Value) *asap.RPCError {
 	return &asap.RPCError{Code: number, Message: asap.RPCMessage(number), Data: data}
 }
 
-func authText(err error) string {
-	if errors.Is(err, ErrNoCredentials) {
-		return "Authentication required"
+// authRefusal is the JSON-RPC error v1.3.0 gives for e, unless e is for later.
+func authRefusal(e *asap.Error) error {
+	info := e.Code.Info()
+	if info.HTTP == http.StatusServiceUnavailable {
+		return e
 	}
-	return "Invalid authentication token"
+	return rpcError(asap.RPCInvalidRequest, object("error", e.Message, "code", string(e.Code), "status_code", info.HTTP))
 }
 
 // clip keeps an error small that repeats what a stranger sent.

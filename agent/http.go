@@ -85,11 +85,14 @@ func (s *Server) route(h http.HandlerFunc, methods ...string) http.Handler {
 
 // serveRPC is POST /asap.
 func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
-	if s.peers != nil {
-		if wait, ok := s.peers.allow(peer(r), s.now()); !ok {
-			s.writeRateLimited(w, wait)
-			return
-		}
+	c := &call{inbound: inbound{delegation: r.Header.Get(delegationHeader)}}
+	c.caller, c.authErr = s.authenticate(r)
+	if !s.withinRate(w, r, c.caller) {
+		return
+	}
+	if c.authErr != nil && s.cfg.AuthStatus {
+		s.refuseCaller(w, c.authErr)
+		return
 	}
 	// A body has its own time limit: one for the whole connection would also cut
 	// off tasks that work for longer.
@@ -101,11 +104,9 @@ func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
 		writeDetail(w, failure.status, failure.detail)
 		return
 	}
-	c := &call{inbound: inbound{delegation: r.Header.Get(delegationHeader)}}
 	if key := r.Header.Get("X-Idempotency-Key"); len(key) <= maxIdempotencyKey {
 		c.idempotent = key
 	}
-	c.caller, c.authErr = s.authenticate(r)
 	rpc, bad := asap.ParseRPCRequest(body)
 	err := s.check(c, rpc, bad)
 	var answer *asap.Envelope
@@ -134,11 +135,47 @@ func (b *busy) json() []byte {
 	return object("error", "Service Temporarily Unavailable", "code", string(b.code), "message", b.message, "details", b.details)
 }
 
-func (s *Server) writeRateLimited(w http.ResponseWriter, wait int) {
+// withinRate takes a request off the caller's rate, or answers that there is
+// none left.
+func (s *Server) withinRate(w http.ResponseWriter, r *http.Request, caller Caller) bool {
+	if s.peers == nil {
+		return true
+	}
+	wait, ok := s.peers.Allow(r, caller, s.now())
+	if ok {
+		return true
+	}
 	w.Header().Set("Retry-After", strconv.Itoa(wait))
-	per := strconv.FormatFloat(s.limits.RequestsPerSecond, 'f', -1, 64) + " per 1 second"
 	writeJSON(w, http.StatusTooManyRequests, object("jsonrpc", "2.0", "id", nil, "error",
-		object("code", asap.RPCHTTPRateLimited, "message", asap.RPCMessage(asap.RPCHTTPRateLimited), "data", object("retry_after", wait, "limit", per))))
+		object("code", asap.RPCHTTPRateLimited, "message", asap.RPCMessage(asap.RPCHTTPRateLimited), "data", object("retry_after", wait, "limit", s.peers.String()))))
+	return false
+}
+
+// refuseCaller answers a request whose credentials are missing or no good with
+// an HTTP status.
+func (s *Server) refuseCaller(w http.ResponseWriter, err error) {
+	s.metrics.authFailures.Inc()
+	e := authError(err)
+	status := e.Code.Info().HTTP
+	switch status {
+	case http.StatusUnauthorized:
+		w.Header().Set("WWW-Authenticate", "Bearer")
+	case http.StatusServiceUnavailable:
+		w.Header().Set("Retry-After", "1")
+	}
+	writeDetail(w, status, e.Message)
+}
+
+// authError gives the code and the constant text of why there is no caller.
+func authError(err error) *asap.Error {
+	var coded *asap.Error
+	switch {
+	case errors.As(err, &coded):
+		return coded
+	case errors.Is(err, ErrNoCredentials):
+		return asap.CodeUnauthenticated.Err("Authentication required")
+	}
+	return asap.CodeUnauthenticated.Err("Invalid authentication token")
 }
 
 // authenticate tells who sends r.

@@ -2,6 +2,8 @@ package agent
 
 import (
 	"math"
+	"net/http"
+	"strconv"
 	"sync"
 	"time"
 
@@ -11,9 +13,10 @@ import (
 // maxPeers bounds how many peers have a bucket of their own.
 const maxPeers = 10_000
 
-// peerLimits is one token bucket per peer. When there are too many peers, idle
-// ones are forgotten; if none is idle, new ones share one bucket.
-type peerLimits struct {
+// RateLimiter is one token bucket per caller: an agent that proved its name, or
+// else an address. When there are too many callers, idle ones are forgotten; if
+// none is idle, new ones share one bucket. It is safe for concurrent use.
+type RateLimiter struct {
 	perSecond float64
 	burst     int
 
@@ -22,14 +25,23 @@ type peerLimits struct {
 	shared  *rate.Limiter
 }
 
-func newPeerLimits(perSecond float64, burst int) *peerLimits {
-	return &peerLimits{perSecond: perSecond, burst: burst, buckets: make(map[string]*rate.Limiter),
+// NewRateLimiter returns a limiter that lets each caller have burst requests at
+// once and perSecond in the long run; both are more than 0.
+func NewRateLimiter(perSecond float64, burst int) *RateLimiter {
+	return &RateLimiter{perSecond: perSecond, burst: burst, buckets: make(map[string]*rate.Limiter),
 		shared: rate.NewLimiter(rate.Limit(perSecond), burst)}
 }
 
-// allow takes a token for peer. When there is none it returns the whole
-// seconds, at least one, after which there will be.
-func (p *peerLimits) allow(peer string, now time.Time) (retryAfter int, ok bool) {
+// Allow takes a token for the request of a caller. When there is none it returns
+// the whole seconds, at least one, after which there will be.
+func (p *RateLimiter) Allow(r *http.Request, caller Caller, now time.Time) (retryAfterSeconds int, ok bool) {
+	if caller.Verified {
+		return p.allow(string(caller.URN), now)
+	}
+	return p.allow(peer(r), now)
+}
+
+func (p *RateLimiter) allow(peer string, now time.Time) (retryAfter int, ok bool) {
 	p.mu.Lock()
 	bucket := p.buckets[peer]
 	if bucket == nil {
@@ -51,4 +63,9 @@ func (p *peerLimits) allow(peer string, now time.Time) (retryAfter int, ok bool)
 	}
 	missing := 1 - bucket.TokensAt(now)
 	return max(1, int(math.Ceil(missing/p.perSecond))), false
+}
+
+// String is the limit in the words of v1.3.0.
+func (p *RateLimiter) String() string {
+	return strconv.FormatFloat(p.perSecond, 'f', -1, 64) + " per 1 second"
 }

@@ -48,8 +48,15 @@ type Config struct {
 
 	// Authenticate tells who sends a request, or a WebSocket upgrade. It
 	// returns ErrNoCredentials when there are none; every other error refuses
-	// the request. Nil: nobody can be authenticated.
+	// the request. An *asap.Error gives its code; others are ErrBadCredentials.
+	// It is asked again for each message of a WebSocket connection and between
+	// them: when the credentials are good no more, the connection ends. Nil:
+	// nobody can be authenticated.
 	Authenticate func(*http.Request) (Caller, error)
+	// AuthStatus makes POST /asap answer credentials that are missing or no good
+	// with HTTP 401, 403 or 503, as v1.3.0 does with OAuth2. Otherwise the answer
+	// is a JSON-RPC error under HTTP 200, as v1.3.0 gives it without.
+	AuthStatus bool
 	// AllowUnverified says whether a request without credentials may be taken.
 	// Its sender is then believed and recorded as unverified. Nil: never. For
 	// development there is [FromLoopback].
@@ -77,6 +84,11 @@ type Config struct {
 	// own with the usual settings.
 	Outbound http.RoundTripper
 
+	// Limiter bounds the requests of each caller over HTTP, and the WebSocket
+	// connections it opens; it may be shared with other routes. Nil: one made of
+	// Limits.
+	Limiter *RateLimiter
+
 	Limits Limits
 }
 
@@ -91,7 +103,7 @@ type Limits struct {
 	DrainTimeout   time.Duration // how long a stopping server lets tasks run on; 10 s
 	LedgerTimeout  time.Duration // of one call of the ledger; 30 s
 
-	RequestsPerSecond float64 // of one peer over HTTP; 0: no limit
+	RequestsPerSecond float64 // of one caller over HTTP; 0: no limit
 	RequestBurst      int     // 4 x RequestsPerSecond
 
 	MessagesPerSecond float64       // of one WebSocket connection, which is also the burst; 10. Negative: no limit
@@ -151,7 +163,7 @@ type Server struct {
 	manifest document
 	bodies   bodyReader
 	nonces   nonces
-	peers    *peerLimits // nil: no limit
+	peers    *RateLimiter // nil: no limit
 
 	// base is the parent of every task's context; it ends with the server.
 	base    context.Context
@@ -227,8 +239,9 @@ func NewServer(cfg Config) (*Server, error) {
 	}
 	s.bodies.limit = s.limits.BodyBytes
 	s.retained.maxRuns, s.retained.maxBytes = s.limits.RetainedTasks, s.limits.RetainedBytes
-	if s.limits.RequestsPerSecond > 0 {
-		s.peers = newPeerLimits(s.limits.RequestsPerSecond, s.limits.RequestBurst)
+	s.peers = cfg.Limiter
+	if s.peers == nil && s.limits.RequestsPerSecond > 0 {
+		s.peers = NewRateLimiter(s.limits.RequestsPerSecond, s.limits.RequestBurst)
 	}
 	s.base, s.endBase = context.WithCancelCause(context.Background())
 	return s, nil

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,6 +19,9 @@ const (
 	closeGoingAway = 1001
 	closePolicy    = 1008
 )
+
+// stopHandling says that what closes the connection is on its way.
+const stopHandling = -1
 
 // Bounds of the queues of one connection, in frames.
 const (
@@ -45,7 +49,10 @@ type session struct {
 	caller     Caller
 	delegation string
 	conn       *socket
-	limiter    *rate.Limiter // nil: no limit
+	// authenticate looks at the credentials of the upgrade again; nil if there
+	// were none.
+	authenticate func() (Caller, error)
+	limiter      *rate.Limiter // nil: no limit
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -141,6 +148,9 @@ func (w *session) next() bool {
 		if f.size >= largeFrame {
 			w.done <- struct{}{}
 		}
+		if code == stopHandling {
+			return false
+		}
 		if code != 0 {
 			w.send(outFrame{close: code})
 			return false
@@ -208,8 +218,30 @@ func (w *session) heartbeat() {
 			w.cancel()
 			return
 		}
+		if !w.stillCaller() {
+			w.conn.close(closePolicy, noLongerValid)
+			w.cancel()
+			return
+		}
 		w.push([]byte(`{"type":"ping"}`))
 	}
+}
+
+// noLongerValid is the reason a connection is closed with whose credentials have
+// expired or were withdrawn.
+const noLongerValid = "credentials are no longer valid"
+
+// stillCaller tells whether the credentials the connection was opened with are
+// good yet. That they cannot be judged at the moment does not end it.
+func (w *session) stillCaller() bool {
+	if w.authenticate == nil {
+		return true
+	}
+	caller, err := w.authenticate()
+	if err != nil {
+		return authError(err).Code.Info().HTTP == http.StatusServiceUnavailable
+	}
+	return caller == w.caller
 }
 
 // handle takes one frame in the order of core.md, section 17. It returns the
@@ -241,6 +273,11 @@ func (w *session) handle(f frame) int {
 	}
 	if !w.allowed() {
 		return w.rateLimited(rpc.ID)
+	}
+	if !w.stillCaller() {
+		w.server.metrics.authFailures.Inc()
+		w.send(outFrame{close: closePolicy, reason: noLongerValid})
+		return stopHandling
 	}
 	w.request(rpc, bad)
 	return 0

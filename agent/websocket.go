@@ -22,12 +22,18 @@ const writeTimeout = 10 * time.Second
 func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	caller, err := s.authenticate(r)
 	if err != nil {
-		s.metrics.authFailures.Inc()
-		w.Header().Set("WWW-Authenticate", "Bearer")
-		writeDetail(w, http.StatusUnauthorized, authText(err))
+		if s.withinRate(w, r, caller) {
+			s.refuseCaller(w, err)
+		}
+		return
+	}
+	if !s.withinRate(w, r, caller) {
 		return
 	}
 	session := newSession(s, caller, r.Header.Get(delegationHeader))
+	if caller.Verified || len(r.Header.Values("Authorization")) > 0 {
+		session.authenticate = func() (Caller, error) { return s.authenticate(r) }
+	}
 	if !s.join(session) {
 		w.Header().Set("Retry-After", "1")
 		writeDetail(w, http.StatusServiceUnavailable, "No more connections at the moment")

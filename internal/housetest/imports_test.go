@@ -22,6 +22,7 @@ const (
 	whyStore    = "a storage backend implements what the ledger and the readers declare, and never knows the other backend"
 	whyEdge     = "an edge package translates between wire and domain; it declares the small interfaces it needs, and internal/node plugs the implementations in"
 	whyPublic   = "a public package must not pull the node's insides into a program that only calls or serves an agent"
+	whyIdentity = "who is calling is decided from values - a header's text, a certificate, keys - so that it can be tested without a server; internal/node hands them over and fetches what is to be fetched"
 	whyNode     = "internal/node is the composition root: nothing but the binary and host sits above it"
 )
 
@@ -50,6 +51,8 @@ var layers = []layer{
 	{pkg: "internal/httpapi", may: []string{".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger", "internal/notify"}, why: whyEdge},
 	{pkg: "internal/dashboard", may: []string{".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger", "internal/notify"}, why: whyEdge},
 	{pkg: "internal/prober", may: []string{".", "internal/canonicaljson", "client", "internal/sla", "internal/registry", "internal/ledger"}, why: whyEdge},
+
+	{pkg: "internal/identity", may: []string{".", "delegation"}, why: whyIdentity, noHTTP: true},
 
 	{pkg: "internal/node", may: []string{".", "agent", "audit", "client", "delegation", "internal/..."}, why: whyNode},
 	{pkg: "host", may: []string{".", "agent", "internal/node"}, why: "host is the public door to internal/node and adds nothing of its own"},

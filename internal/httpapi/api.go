@@ -43,11 +43,15 @@ type Config struct {
 	Audit  AuditReader
 
 	// Authenticate says who sent a request. An error means that credentials
-	// were presented and are not good: 401. No credentials is Anonymous.
+	// were presented and are not good: 401, or what the code of an *asap.Error
+	// says. No credentials is Anonymous.
 	Authenticate func(*http.Request) (Caller, error)
-	// AgentKey returns the registered key of an agent, against which reports it
-	// signed itself are checked, or false. Nil means that no agent has one.
-	AgentKey func(context.Context, asap.AgentURN) (ed25519.PublicKey, bool)
+	// Limit takes a request off the rate of its caller. If there is none left it
+	// returns false and the seconds after which there will be. Nil means no limit.
+	Limit func(*http.Request, Caller) (retryAfterSeconds int, ok bool)
+	// AgentKeys returns the keys of an agent that are good now, against which
+	// reports it signed itself are checked. Nil means that no agent has one.
+	AgentKeys func(asap.AgentURN) []ed25519.PublicKey
 
 	Now    func() time.Time
 	Logger *slog.Logger // of what strangers are not told

@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"bytes"
-	"context"
 	"crypto/ed25519"
 	"errors"
 	"log/slog"
@@ -53,8 +52,11 @@ func newNode(t *testing.T, change func(*Config)) *node {
 			}
 			return Caller{}, errors.New("bad credentials")
 		},
-		AgentKey: func(_ context.Context, agent asap.AgentURN) (ed25519.PublicKey, bool) {
-			return testKey.Public().(ed25519.PublicKey), agent == "urn:asap:agent:signer"
+		AgentKeys: func(agent asap.AgentURN) []ed25519.PublicKey {
+			if agent != "urn:asap:agent:signer" {
+				return nil
+			}
+			return []ed25519.PublicKey{testKey.Public().(ed25519.PublicKey)}
 		},
 	}
 	if change != nil {

@@ -1,6 +1,8 @@
 package httpapi
 
 import (
+	"errors"
+
 	asap "github.com/asap-protocol/asap-go"
 	"github.com/asap-protocol/asap-go/internal/metering"
 )
@@ -27,7 +29,17 @@ func (a *API) admit(c *call, who access) error {
 	caller, err := a.cfg.Authenticate(c.r)
 	if err != nil {
 		a.cfg.Logger.DebugContext(c.ctx(), "credentials refused", "path", c.r.URL.Path, "error", err)
-		return refusal(asap.CodeUnauthenticated)
+		err = credentialsError(err)
+	}
+	if a.cfg.Limit != nil { // a caller nobody knows counts by its address
+		if wait, ok := a.cfg.Limit(c.r, caller); !ok {
+			p := problemOf(asap.CodeRateLimited, "")
+			p.retryAfterSeconds = wait
+			return p
+		}
+	}
+	if err != nil {
+		return err
 	}
 	c.caller = caller
 	switch {
@@ -39,6 +51,16 @@ func (a *API) admit(c *call, who access) error {
 		return refusal(asap.CodeForbidden)
 	}
 	return nil
+}
+
+// credentialsError is what strangers are told about credentials that are no
+// good: nothing but that, unless the error has a code of its own.
+func credentialsError(err error) error {
+	var coded *asap.Error
+	if errors.As(err, &coded) {
+		return problemOf(coded.Code, coded.Message)
+	}
+	return refusal(asap.CodeUnauthenticated)
 }
 
 // own narrows a filter to what the caller may see.

@@ -174,7 +174,7 @@ func TestSignedReportsNeedNoOtherCredentials(t *testing.T) {
 	n.do("operator", "POST", "/usage", sign(testKey, event("t", "unregistered", "c", "2026-02-20T11:00:00Z", ""))).refuses(403, asap.CodeForbidden)
 	n.do("", "POST", "/usage", strings.Replace(signed, `"t"`, `"u"`, 1)).refuses(422, asap.CodeSignature)
 	n.do("", "POST", "/usage/batch", `{"events":[`+signed+","+usage+`]}`).refuses(401, asap.CodeUnauthenticated)
-	none := newNode(t, func(c *Config) { c.AgentKey = nil })
+	none := newNode(t, func(c *Config) { c.AgentKeys = nil })
 	none.do("", "POST", "/usage", signed).refuses(403, asap.CodeForbidden)
 	if len(n.records) != 1 {
 		t.Errorf("%d records", len(n.records))

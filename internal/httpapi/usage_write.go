@@ -67,11 +67,8 @@ func (a *API) report(c *call, v jsontext.Value, key string) (ledger.Report, erro
 	}
 	switch {
 	case signed:
-		known, ok := ed25519.PublicKey(nil), false
-		if a.cfg.AgentKey != nil {
-			known, ok = a.cfg.AgentKey(c.ctx(), r.Agent)
-		}
-		if !ok || !known.Equal(ed25519.PublicKey(publicKey)) {
+		signer := func(key ed25519.PublicKey) bool { return key.Equal(ed25519.PublicKey(publicKey)) }
+		if a.cfg.AgentKeys == nil || !slices.ContainsFunc(a.cfg.AgentKeys(r.Agent), signer) {
 			return ledger.Report{}, problemOf(asap.CodeForbidden, "The report is not signed with the registered key of its agent.")
 		}
 	case c.caller.Role == Anonymous:
