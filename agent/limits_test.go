@@ -54,7 +54,7 @@ func TestNonces(t *testing.T) {
 }
 
 func TestPeerLimits(t *testing.T) {
-	p := newPeerLimits(2, 3)
+	p := NewRateLimiter(2, 3)
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	for i := range 3 {
 		if _, ok := p.allow("a", now); !ok {
