@@ -20,7 +20,8 @@ type UsageReader interface {
 
 	// Rollups yields the sums of the selected records, told apart by dims. Rows
 	// come in any order and a key may come more than once; members that dims
-	// does not ask for are zero. With ByHour a row holds records of one UTC hour.
+	// does not ask for are zero. With ByHour a row holds records of one
+	// UTC hour, with ByDay those of one UTC day.
 	//
 	// Whole hours are read from rollups; records are read for the hours that
 	// Start or End cut, and for a filter on a task. If those were purged the

@@ -267,8 +267,8 @@ func (b *book) keep(list *metering.PriceList, agent asap.AgentURN) {
 // rollupKeys lists the cells a record is counted in.
 func rollupKeys(r *metering.Record) []RollupKey {
 	keys := make([]RollupKey, 0, 4)
-	for _, span := range [...]Span{Hour, Day} {
-		key := RollupKey{Span: span, StartUS: r.Timestamp.UTC().Truncate(span.Duration()).UnixMicro(),
+	for _, span := range [...]Span{Hour, Day, Month} {
+		key := RollupKey{Span: span, StartUS: span.StartUS(r.Timestamp),
 			Agent: r.Agent, Consumer: r.Consumer, Outcome: r.Outcome, Skill: r.Skill}
 		keys = append(keys, key)
 		if r.Delegation != nil {

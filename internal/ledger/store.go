@@ -142,14 +142,21 @@ type Span int
 const (
 	Hour Span = 0
 	Day  Span = 1
+	// Month is a calendar month in UTC, which keeps totals over years cheap.
+	Month Span = 2
 )
 
-// Duration returns the length of the span.
-func (s Span) Duration() time.Duration {
-	if s == Day {
-		return 24 * time.Hour
+// StartUS returns the start of the cell that t falls into, in microseconds since
+// 1970.
+func (s Span) StartUS(t time.Time) int64 {
+	t = t.UTC()
+	switch s {
+	case Day:
+		return t.Truncate(24 * time.Hour).UnixMicro()
+	case Month:
+		return time.Date(t.Year(), t.Month(), 1, 0, 0, 0, 0, time.UTC).UnixMicro()
 	}
-	return time.Hour
+	return t.Truncate(time.Hour).UnixMicro()
 }
 
 // RollupKey is one cell of the rollups. Delegated tasks are counted twice over:
@@ -158,7 +165,7 @@ func (s Span) Duration() time.Duration {
 // as there are tasks.
 type RollupKey struct {
 	Span       Span
-	StartUS    int64 // microseconds since 1970, start of the hour or day in UTC
+	StartUS    int64 // see Span.StartUS
 	Delegation string
 	Agent      asap.AgentURN
 	Consumer   asap.AgentURN

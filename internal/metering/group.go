@@ -79,7 +79,11 @@ func (g Grouping) Dims() Dims {
 		return ByConsumer
 	}
 	d = ByAgent | ByConsumer
-	if g.Period != "" {
+	switch {
+	case g.Period == "":
+	case g.Period != PerHour && (g.Location == nil || g.Location == time.UTC):
+		d |= ByDay
+	default:
 		d |= ByHour
 	}
 	if g.Has(GroupSkill) {

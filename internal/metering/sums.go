@@ -124,6 +124,7 @@ const (
 	ByOutcome
 	BySkill
 	ByDelegation // leaf token id
+	ByDay        // the UTC day, in HourUS; not with ByHour
 )
 
 // Has tells whether all of d are in s.
@@ -134,6 +135,9 @@ func (r *Record) RollupRow(dims Dims) RollupRow {
 	row := RollupRow{Sums: SumsOf(r)}
 	if dims.Has(ByHour) {
 		row.HourUS = HourUS(r.Timestamp)
+	}
+	if dims.Has(ByDay) {
+		row.HourUS = r.Timestamp.UTC().Truncate(24 * time.Hour).UnixMicro()
 	}
 	if dims.Has(ByAgent) {
 		row.Agent = r.Agent

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"iter"
 	"math"
@@ -53,76 +54,69 @@ type aggregation struct {
 	out  []metering.RollupRow
 }
 
-const (
-	hourUS = int64(time.Hour / time.Microsecond)
-	dayUS  = 24 * hourUS
-)
-
-func floorTo(us, unit int64) int64 {
-	rest := us % unit
-	if rest < 0 {
-		rest += unit
-	}
-	return us - rest
-}
-
-func ceilTo(us, unit int64) int64 {
-	down := floorTo(us, unit)
-	if down == us {
-		return us
-	}
-	return down + unit
-}
-
-// run cuts the range into days, hours and what is left at the edges.
+// run cuts the range into months, days, hours and what is left at the edges.
 func (a *aggregation) run() error {
 	if a.f.TaskID != "" {
 		return a.records(a.f.Start, a.f.End)
 	}
 	lo, hi := int64(math.MinInt64), int64(math.MaxInt64)
-	hourLo, hourHi := lo, hi
 	if !a.f.Start.IsZero() {
 		lo = ceilUS(a.f.Start)
-		hourLo = ceilTo(lo, hourUS)
 	}
 	if !a.f.End.IsZero() {
 		hi = ceilUS(a.f.End)
-		hourHi = floorTo(hi, hourUS)
 	}
+	return a.split(lo, hi, ledger.Month)
+}
+
+// split sums the range from the cells of span and finer ones, and, where those of
+// the finest do not fit, from records.
+func (a *aggregation) split(lo, hi int64, span ledger.Span) error {
 	if lo >= hi {
 		return nil
 	}
-	if hourLo > hourHi { // within one hour
-		return a.edge(lo, hi)
+	finer := func(lo, hi int64) error { return a.split(lo, hi, span-1) }
+	if span == ledger.Hour {
+		finer = a.edge
 	}
-	if err := a.edge(lo, hourLo); err != nil {
-		return err
+	coarsest := ledger.Month
+	switch {
+	case a.dims.Has(metering.ByHour):
+		coarsest = ledger.Hour
+	case a.dims.Has(metering.ByDay):
+		coarsest = ledger.Day
 	}
-	if err := a.edge(hourHi, hi); err != nil {
-		return err
+	first, last := nextStart(lo, span), thisStart(hi, span)
+	if span > coarsest || first > last {
+		return finer(lo, hi)
 	}
-	if a.dims.Has(metering.ByHour) {
-		return a.cells(ledger.Hour, hourLo, hourHi)
+	return errors.Join(finer(lo, first), a.cells(span, first, last), finer(last, hi))
+}
+
+// thisStart is the start of the cell us is in; the ends of time are their own.
+func thisStart(us int64, span ledger.Span) int64 {
+	if us == math.MinInt64 || us == math.MaxInt64 {
+		return us
 	}
-	dayLo, dayHi := hourLo, hourHi
-	if lo != math.MinInt64 {
-		dayLo = ceilTo(hourLo, dayUS)
+	return span.StartUS(fromUS(us))
+}
+
+// nextStart is the start of the first cell that is not before us.
+func nextStart(us int64, span ledger.Span) int64 {
+	start := thisStart(us, span)
+	if start == us {
+		return us
 	}
-	if hi != math.MaxInt64 {
-		dayHi = floorTo(hourHi, dayUS)
+	t := fromUS(start)
+	switch span {
+	case ledger.Month:
+		t = t.AddDate(0, 1, 0)
+	case ledger.Day:
+		t = t.AddDate(0, 0, 1)
+	default:
+		t = t.Add(time.Hour)
 	}
-	if dayLo >= dayHi {
-		return a.cells(ledger.Hour, hourLo, hourHi)
-	}
-	for _, part := range []struct {
-		span   ledger.Span
-		lo, hi int64
-	}{{ledger.Hour, hourLo, dayLo}, {ledger.Day, dayLo, dayHi}, {ledger.Hour, dayHi, hourHi}} {
-		if err := a.cells(part.span, part.lo, part.hi); err != nil {
-			return err
-		}
-	}
-	return nil
+	return t.UnixMicro()
 }
 
 // edge sums the records of a part of an hour.
@@ -133,7 +127,7 @@ func (a *aggregation) edge(lo, hi int64) error {
 	if lo < a.mark.beforeUS {
 		var lost bool
 		if err := a.q.QueryRowContext(a.ctx, `SELECT EXISTS (SELECT 1 FROM usage_rollups WHERE span = 0 AND delegation = '' AND start_us = ?)`,
-			floorTo(lo, hourUS)).Scan(&lost); err != nil {
+			ledger.Hour.StartUS(fromUS(lo))).Scan(&lost); err != nil {
 			return err
 		}
 		if lost {
@@ -177,6 +171,9 @@ func (a *aggregation) records(start, end time.Time) error {
 	return nil
 }
 
+// dayOfHour is the start of the day an hour's cell belongs to, before 1970 too.
+const dayOfHour = "start_us - ((start_us % 86400000000) + 86400000000) % 86400000000"
+
 // cells sums rollups of one span.
 func (a *aggregation) cells(span ledger.Span, lo, hi int64) error {
 	if lo >= hi {
@@ -203,15 +200,19 @@ func (a *aggregation) cells(span ledger.Span, lo, hi int64) error {
 		c.add("(agent = ? OR consumer = ?)", string(a.f.Party), string(a.f.Party))
 	}
 
+	start := "start_us"
+	if a.dims.Has(metering.ByDay) && span == ledger.Hour {
+		start = dayOfHour
+	}
 	dims := []struct {
 		dim    metering.Dims
 		column string
 		none   string
-	}{{metering.ByHour, "start_us", "0"}, {metering.ByAgent, "agent", "''"}, {metering.ByConsumer, "consumer", "''"},
+	}{{metering.ByHour | metering.ByDay, start, "0"}, {metering.ByAgent, "agent", "''"}, {metering.ByConsumer, "consumer", "''"},
 		{metering.ByOutcome, "outcome", "''"}, {metering.BySkill, "skill", "''"}, {metering.ByDelegation, "delegation", "''"}}
 	var columns, group []string
 	for _, d := range dims {
-		if !a.dims.Has(d.dim) {
+		if a.dims&d.dim == 0 {
 			columns = append(columns, d.none)
 			continue
 		}

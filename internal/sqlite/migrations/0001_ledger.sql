@@ -102,7 +102,7 @@ CREATE TABLE purged_records (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX purged_records_task ON purged_records (task_id);
 
--- Totals of an hour (span 0) and of a day (span 1). Every record is in the cell
+-- Totals of an hour (span 0), of a day (span 1) and of a month (span 2). Every record is in the cell
 -- with delegation ''; a delegated one in that of its token as well.
 CREATE TABLE usage_rollups (
     span          INTEGER NOT NULL,
