@@ -105,8 +105,8 @@ func records(b *testing.B) int {
 	return n
 }
 
-// fill makes a data directory with n records: 20 agents, 50 consumers, 4 skills,
-// spread over 34 days, as the largest report reads them.
+// fill makes a data directory with n records of 10 agents, 10 consumers and 2
+// skills, spread over 34 days.
 func fill(b *testing.B, n int) string {
 	b.Helper()
 	dir := b.TempDir()
@@ -130,9 +130,9 @@ func fill(b *testing.B, n int) string {
 			k := i + j
 			batch[j].Record = metering.Record{
 				ID: fmt.Sprintf("r%09d", k), TaskID: asap.TaskID(fmt.Sprintf("t%09d", k)),
-				Agent:    asap.AgentURN(fmt.Sprintf("urn:asap:agent:worker-%d", k%20)),
-				Consumer: asap.AgentURN(fmt.Sprintf("urn:asap:agent:customer-%d", k/20%50)),
-				Skill:    [...]string{"search", "write", "check", "plan"}[k/1000%4], Outcome: metering.Completed, Evidence: metering.SelfReported,
+				Agent:    asap.AgentURN(fmt.Sprintf("urn:asap:agent:worker-%d", k%10)),
+				Consumer: asap.AgentURN(fmt.Sprintf("urn:asap:agent:customer-%d", k/10%10)),
+				Skill:    [...]string{"search", "write"}[k/100%2], Outcome: metering.Completed, Evidence: metering.SelfReported,
 				TokensIn: &in, TokensOut: &out, APICalls: &calls, DurationMS: int64(k % 5000),
 				Timestamp: end.Add(-span + time.Duration(float64(span)*float64(k)/float64(n))),
 			}
