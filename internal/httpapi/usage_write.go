@@ -25,6 +25,9 @@ import (
 // maxBatch is how many reports one batch may have.
 const maxBatch = 10_000
 
+// bodyTimeout is how long a body may take to arrive.
+const bodyTimeout = 60 * time.Second
+
 // maxIssues bounds what one answer lists.
 const maxIssues = 100
 
@@ -34,6 +37,11 @@ func (a *API) body(c *call) (jsontext.Value, error) {
 	if e := c.r.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
 		return nil, refusal(asap.CodeUnsupportedEncoding)
 	}
+	// A body has its own time limit: one for the whole connection would also cut
+	// off long answers.
+	timed := http.NewResponseController(c.w)
+	_ = timed.SetReadDeadline(time.Now().Add(bodyTimeout)) // not every writer can
+	defer func() { _ = timed.SetReadDeadline(time.Time{}) }()
 	b, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, a.cfg.MaxBodyBytes))
 	if err != nil {
 		var tooBig *http.MaxBytesError

@@ -10,24 +10,11 @@ import (
 	"time"
 
 	asap "github.com/asap-protocol/asap-go"
-	"github.com/asap-protocol/asap-go/agent"
 	"github.com/asap-protocol/asap-go/internal/httpapi"
 	"github.com/asap-protocol/asap-go/internal/ledger"
 	"github.com/asap-protocol/asap-go/internal/metering"
 	"github.com/asap-protocol/asap-go/internal/sqlite"
 )
-
-// callers tells httpapi who sends a request: the operator by the token of the
-// data directory, or nobody.
-func (o operator) caller(r *http.Request) (httpapi.Caller, error) {
-	switch _, presented := bearer(r); {
-	case len(r.Header.Values("Authorization")) == 0:
-		return httpapi.Caller{}, nil
-	case presented && o.is(r):
-		return httpapi.Caller{Role: httpapi.Operator}, nil
-	}
-	return httpapi.Caller{}, agent.ErrBadCredentials
-}
 
 // Reader serves the REST interface of a data directory without running a node:
 // everything that reads, to the person whose directory it is.

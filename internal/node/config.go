@@ -25,10 +25,37 @@ type Config struct {
 	Store    string         `yaml:"store" doc:"where the ledger is: sqlite:PATH or memory: (development); empty means sqlite:asap.db in the data directory"`
 	URN      string         `yaml:"urn" doc:"the node's own name, an agent URN: it names the audit log, and tokens for this node are issued to it"`
 	Insecure bool           `yaml:"insecure" doc:"serve beyond loopback without TLS; for a trusted network behind a proxy only"`
+	Auth     AuthConfig     `yaml:"auth"`
+	TLS      TLSConfig      `yaml:"tls"`
 	Agents   []AgentConfig  `yaml:"agents" doc:"built-in agents this node hosts; the first one answers what names no hosted agent"`
 	Limits   LimitsConfig   `yaml:"limits"`
 	Metering MeteringConfig `yaml:"metering"`
 	Log      LogConfig      `yaml:"log"`
+}
+
+// AuthConfig says who is let in.
+type AuthConfig struct {
+	Required bool       `yaml:"required" doc:"demand credentials on /asap from this machine too; beyond loopback they always are"`
+	Keys     string     `yaml:"keys" doc:"directory of agents' public keys, read again on SIGHUP; empty means keys in the data directory"`
+	OIDC     OIDCConfig `yaml:"oidc"`
+}
+
+// OIDCConfig says whose OAuth2 access tokens are taken.
+type OIDCConfig struct {
+	Issuer        string `yaml:"issuer" doc:"iss of the access tokens of an OpenID provider; empty: none are taken"`
+	Audience      string `yaml:"audience" doc:"names of which a token's aud must hold one, separated by blanks"`
+	JWKSURL       string `yaml:"jwks_url" doc:"where the provider publishes its keys"`
+	Algorithms    string `yaml:"algorithms" doc:"signature algorithms of its tokens, separated by blanks; empty means RS256 ES256 EdDSA"`
+	AgentClaim    string `yaml:"agent_claim" doc:"claim that holds the agent's URN; empty means sub"`
+	RequiredScope string `yaml:"required_scope" doc:"scope that every token must have; asap:admin makes its holder the operator"`
+}
+
+// TLSConfig names the files of TLS. They are read again when they change.
+type TLSConfig struct {
+	Certificate    string `yaml:"certificate" doc:"file of the node's certificate and those between it and its authority, PEM; empty: no TLS"`
+	Key            string `yaml:"key" doc:"file of the certificate's private key, PEM"`
+	ClientCA       string `yaml:"client_ca" doc:"file of the authorities whose client certificates count; one proves the agent whose URN is a URI in it"`
+	ClientRequired bool   `yaml:"client_required" doc:"refuse connections without such a certificate"`
 }
 
 // AgentConfig describes one built-in agent.
@@ -131,8 +158,8 @@ func (c *Config) Validate() error {
 	if err != nil {
 		return fail("listen", "%q is not HOST:PORT", c.Listen)
 	}
-	if !c.Insecure && !loopback(host) {
-		return fail("listen", "%q is reachable from other machines, and this node has no TLS; listen on 127.0.0.1, or set insecure: true behind a proxy that terminates TLS", c.Listen)
+	if key, what := c.validateAuth(host); key != "" {
+		return fail(key, "%s", what)
 	}
 	if c.Data == "" {
 		return fail("data", "a directory is needed")

@@ -68,13 +68,13 @@ func ensureKey(dir string, ledgerExists bool) (ed25519.PrivateKey, error) {
 	return key, WriteSecret(path, pem, false)
 }
 
-// ensureOperatorToken reads the operator token, or creates one.
-func ensureOperatorToken(dir string) (string, error) {
-	token, err := ReadOperatorToken(dir)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return token, err
+// ensureOperatorToken creates the operator token if there is none.
+func ensureOperatorToken(dir string) error {
+	_, err := ReadOperatorToken(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		_, err = NewOperatorToken(dir)
 	}
-	return NewOperatorToken(dir)
+	return err
 }
 
 // ReadOperatorToken returns the operator token of the data directory.

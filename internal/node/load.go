@@ -140,8 +140,9 @@ func (s Setting) Set(text string) error {
 	return nil
 }
 
-// Environment variables of the commands, which are not settings of the node.
-var otherVariables = map[string]bool{"ASAP_NODE": true, "ASAP_CONFIG": true, "ASAP_OPERATOR_TOKEN": true}
+// Environment variables of the commands and of the Python release, which are not
+// settings of the node.
+var otherVariables = map[string]bool{"ASAP_NODE": true, "ASAP_CONFIG": true, "ASAP_OPERATOR_TOKEN": true, "ASAP_AUTH_CUSTOM_CLAIM": true, "ASAP_AUTH_SUBJECT_MAP": true}
 
 // applyEnvironment sets what ASAP_ variables name. A variable that is no setting
 // is an error if it is close to being one, that is if it starts with a section's

@@ -57,6 +57,8 @@ type Node struct {
 	agents   *agent.Server
 	server   *http.Server
 	listener net.Listener
+	callers  *callers
+	certs    *certificates // nil: no TLS
 	urlFile  string
 	now      func() time.Time
 }
@@ -93,14 +95,13 @@ func Open(ctx context.Context, config Config, o Options) (_ *Node, err error) {
 	if err := n.openStore(ctx, o.Now); err != nil {
 		return nil, err
 	}
-	token, err := ensureOperatorToken(config.Data)
-	if err != nil {
+	if err := ensureOperatorToken(config.Data); err != nil {
 		return nil, err
 	}
 	if err := n.openLedger(ctx, o.Now); err != nil {
 		return nil, err
 	}
-	if err := n.openServer(ctx, token, o); err != nil {
+	if err := n.openServer(ctx, o); err != nil {
 		return nil, err
 	}
 	return n, nil
@@ -153,7 +154,13 @@ func (n *Node) openLedger(ctx context.Context, now func() time.Time) (err error)
 func (n *Node) Origin() string { return n.config.URN }
 
 // openServer takes the address and mounts every route.
-func (n *Node) openServer(ctx context.Context, token string, o Options) error {
+func (n *Node) openServer(ctx context.Context, o Options) error {
+	if n.config.TLS.Certificate != "" {
+		var err error
+		if n.certs, err = openCertificates(n.config.TLS); err != nil {
+			return fmt.Errorf("%w: %w", ErrConfig, err)
+		}
+	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", n.config.Listen)
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", n.config.Listen, err)
@@ -169,17 +176,18 @@ func (n *Node) openServer(ctx context.Context, token string, o Options) error {
 		return fmt.Errorf("%w: agents: a node hosts at least one", ErrConfig)
 	}
 	n.hosted = hosted
-	operator := newOperator(token)
-	limits := n.config.Limits
-	rate := limits.RequestsPerSec
-	if rate == 0 && !n.config.Loopback() {
-		rate = 50
+	if n.callers, err = newCallers(&n.config, hosted, o.Now, n.log); err != nil {
+		return err
 	}
+	limits := n.config.Limits
 	n.agents, err = agent.NewServer(agent.Config{
 		Agents:          hosted,
 		Ledger:          tasks{ledger: n.ledger, prices: n.prices, now: o.Now},
-		AllowUnverified: agent.FromLoopback,
-		AllowMetrics:    func(r *http.Request) bool { return agent.FromLoopback(r) || operator.is(r) },
+		Authenticate:    n.callers.agent,
+		AuthStatus:      n.callers.auth.OIDC != nil,
+		AllowUnverified: n.callers.unverified,
+		AllowMetrics:    n.callers.metrics,
+		Limiter:         n.callers.limiter,
 		Ready:           n.ready,
 		Logger:          n.log,
 		Clock:           o.Now,
@@ -187,7 +195,7 @@ func (n *Node) openServer(ctx context.Context, token string, o Options) error {
 		Limits: agent.Limits{
 			BodyBytes: limits.RequestBytes, RunningTasks: limits.RunningTasks, TaskTimeout: time.Duration(limits.TaskTimeout),
 			MaxTaskTimeout: time.Duration(limits.TaskTimeout), DrainTimeout: time.Duration(limits.ShutdownDeadline),
-			MessagesPerSecond: limits.WebSocketPerSec, RequestsPerSecond: rate, RequestBurst: limits.RequestsBurst,
+			MessagesPerSecond: limits.WebSocketPerSec,
 		},
 	})
 	if err != nil {
@@ -196,7 +204,7 @@ func (n *Node) openServer(ctx context.Context, token string, o Options) error {
 	mux := http.NewServeMux()
 	n.agents.Routes(mux)
 	httpapi.New(httpapi.Config{
-		Usage: n.store, Ledger: n.ledger, Audit: n.store, Authenticate: operator.caller, Now: o.Now, Logger: n.log,
+		Usage: n.store, Ledger: n.ledger, Audit: n.store, Authenticate: n.callers.rest, Limit: n.callers.limit, AgentKeys: n.callers.keys.AgentKeys, Now: o.Now, Logger: n.log,
 		Retention: time.Duration(n.config.Metering.Retention), MaxBodyBytes: limits.RequestBytes,
 	}).Routes(mux)
 	n.server = &http.Server{
@@ -205,6 +213,9 @@ func (n *Node) openServer(ctx context.Context, token string, o Options) error {
 		IdleTimeout:       120 * time.Second,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(n.log.Handler(), slog.LevelDebug),
+	}
+	if n.certs != nil {
+		n.server.TLSConfig = n.certs.server()
 	}
 	n.urlFile = filepath.Join(n.config.Data, URLFile)
 	return os.WriteFile(n.urlFile, []byte(n.URL()+"\n"), 0o600)
@@ -215,7 +226,20 @@ func (n *Node) openServer(ctx context.Context, token string, o Options) error {
 const URLFile = "node.url"
 
 // URL returns the node's base URL.
-func (n *Node) URL() string { return "http://" + n.listener.Addr().String() }
+func (n *Node) URL() string {
+	if n.certs != nil {
+		return "https://" + n.listener.Addr().String()
+	}
+	return "http://" + n.listener.Addr().String()
+}
+
+// serve takes connections until the server is shut down.
+func (n *Node) serve() error {
+	if n.certs != nil {
+		return n.server.ServeTLS(n.listener, "", "")
+	}
+	return n.server.Serve(n.listener)
+}
 
 func (n *Node) logger(w io.Writer) *slog.Logger {
 	level, err := n.config.Log.level()
@@ -262,12 +286,15 @@ func (n *Node) Run(ctx context.Context) error {
 	defer stop()
 	group, gctx := errgroup.WithContext(serving)
 	group.Go(func() error {
-		if err := n.server.Serve(n.listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := n.serve(); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve: %w", err)
 		}
 		return nil
 	})
 	group.Go(func() error { return n.housekeeping(gctx) })
+	if n.certs != nil {
+		group.Go(func() error { return n.followCertificates(gctx) })
+	}
 	group.Go(func() error {
 		select {
 		case <-gctx.Done():
@@ -316,10 +343,43 @@ func (n *Node) housekeeping(ctx context.Context) error {
 	}
 }
 
+// certificatesEvery is how often the files of TLS are looked at.
+const certificatesEvery = 10 * time.Second
+
+// followCertificates serves renewed certificates until ctx ends.
+func (n *Node) followCertificates(ctx context.Context) error {
+	ticker := time.NewTicker(certificatesEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			n.reloadCertificates(false)
+		}
+	}
+}
+
+func (n *Node) reloadCertificates(always bool) {
+	changed, err := n.certs.reload(always)
+	if err != nil {
+		n.log.Error("certificate not reloaded, the last good one stays in use", "error", err)
+	} else if changed {
+		n.log.Info("certificate reloaded", "file", n.config.TLS.Certificate)
+	}
+}
+
 // Reload applies what may change in a running node: prices, retention and the
-// log level. If loading the configuration failed, loadErr says why and the one
+// log level. It reads the keys of agents, the operator token and the
+// certificates again in any case; what is wrong with one leaves it as it was. If loading the configuration failed, loadErr says why and the one
 // in force stays.
 func (n *Node) Reload(_ context.Context, config Config, loadErr error) {
+	if err := n.callers.reload(); err != nil {
+		n.log.Error("keys not reloaded, the last good ones stay in force", "error", err)
+	}
+	if n.certs != nil {
+		n.reloadCertificates(true)
+	}
 	if loadErr != nil {
 		n.log.Error("configuration not reloaded, the last good one stays in force", "error", loadErr)
 		return
@@ -347,6 +407,9 @@ func (n *Node) Close() error {
 		if err := n.listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			errs = append(errs, err)
 		}
+	}
+	if n.callers != nil {
+		n.callers.close()
 	}
 	if n.urlFile != "" {
 		errs = append(errs, ignoreNotExist(os.Remove(n.urlFile)))
