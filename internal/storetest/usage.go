@@ -183,7 +183,9 @@ func testOverflow(t *testing.T, b Backend) {
 	if err != nil || got[1023].Err != nil || !errors.Is(got[1024].Err, metering.ErrOverflow) {
 		t.Errorf("item by item: %v, %v and %v", err, got[1023].Err, got[1024].Err)
 	}
-	r.admit(admission(1))
+	same := admission(1) // falls into the same cell
+	same.Consumer, same.Skill = bob, ""
+	r.admit(same)
 	r.refused(metering.ErrOverflow, func() error { _, err := r.ledger.Settle(r.ctx, settlement(1)); return err })
 	if held, _, err := r.store.Holds(r.ctx); held != 1 || err != nil {
 		t.Errorf("%d held, %v", held, err)
