@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -66,6 +67,19 @@ func (o *admit) check() error {
 				return fmt.Errorf("%w: link %d repeats a token of the chain", ErrInvalid, i)
 			}
 		}
+	}
+	return a.recordable()
+}
+
+// recordable refuses a task whose usage record could not be stored, now and not
+// when the work is done.
+func (a *Admission) recordable() error {
+	t := Task{ID: a.TaskID, Agent: a.Agent, Consumer: a.Consumer, Skill: a.Skill, ParentTask: a.ParentTask, TraceID: a.TraceID, Links: a.Links}
+	r := metering.Record{ID: "1", Kind: metering.Usage, Outcome: metering.Completed, Evidence: metering.Observed, Timestamp: time.UnixMicro(0).UTC(),
+		CostNanoUSD: a.Ceiling}
+	t.describe(&r)
+	if err := r.Validate(); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	return nil
 }

@@ -5,7 +5,9 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -216,6 +218,8 @@ func testRefusals(t *testing.T, b Backend) {
 		"link without id":  func(a *ledger.Admission) { a.Links = []ledger.Link{{Issuer: alice}} },
 		"bad link":         func(a *ledger.Admission) { a.Links = []ledger.Link{{Issuer: alice, TokenID: "\xff"}} },
 		"link twice":       func(a *ledger.Admission) { a.Links = append(chain(1), chain(1)...) },
+		"long skill":       func(a *ledger.Admission) { a.Skill = strings.Repeat("s", 1000) },
+		"huge ceiling":     func(a *ledger.Admission) { a.Ceiling = new(metering.NanoUSD(math.MaxInt64)) },
 		"actor no URN":     func(a *ledger.Admission) { a.Consumer = "ålice" },
 	}
 	for name, change := range admissions {
