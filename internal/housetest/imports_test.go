@@ -35,7 +35,8 @@ var layers = []layer{
 	{pkg: "audit", may: domain, why: whyDomain, noHTTP: true},
 	{pkg: "delegation", may: domain, why: whyDomain, noHTTP: true},
 	{pkg: "internal/metering", may: domain, why: whyDomain, noHTTP: true},
-	{pkg: "internal/sla", may: domain, why: whyDomain, noHTTP: true},
+	{pkg: "internal/sla", may: append([]string{"internal/sla/sketch"}, domain...), why: whyDomain, noHTTP: true},
+	{pkg: "internal/sla/sketch", why: "the histogram is stored evidence and knows nothing but numbers", noHTTP: true},
 	{pkg: "internal/registry", may: domain, why: whyDomain, noHTTP: true},
 
 	{pkg: "internal/ledger", may: []string{".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry"}, why: whyDomain, noHTTP: true},

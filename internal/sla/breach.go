@@ -1,0 +1,283 @@
+package sla
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+)
+
+// Why breaches are closed.
+const (
+	CloseRecovered    = "recovered"
+	CloseSLAChanged   = "sla_changed"
+	CloseAgentRemoved = "agent_removed"
+	CloseExpired      = "expired"
+)
+
+// A Breach is one time during which a promise was broken, from its opening to its
+// end.
+type Breach struct {
+	// ID is derived from agent, objective, window and start: the same wherever the
+	// same events are seen.
+	ID        string
+	Agent     string
+	Objective Objective
+	Window    Window
+	// Threshold, and the actual values when it opened, at worst and last, are texts
+	// as v1.3.0 writes them: "99.5%", "500ms".
+	Threshold               string
+	ActualOpen, ActualWorst string
+	ActualLast              string
+	Severity, SeverityMax   Severity
+	StartedAt               Instant
+	DetectedAt              Instant
+	ResolvedAt              *Instant
+	CloseReason             string
+	// Flaps is how often it came back within ResolveAfter; Flapping, more than four
+	// times within an hour.
+	Flaps    int
+	Flapping bool
+	// N and Bad are the tasks it was judged by when it opened, and WilsonPercent the
+	// one-sided lower 95 % bound of the bad share. Nil for availability.
+	N, Bad        int64
+	WilsonPercent *float64
+	SLAVersion    int64
+}
+
+// breachID is the id of a breach.
+func breachID(agent string, o Objective, w Window, started Instant) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "asap-sla/1\n%s\n%s\n%s\n%d", agent, o, w, started))
+	return "breach_" + hex.EncodeToString(sum[:16])
+}
+
+// Duration is how long it lasted, or has lasted by now.
+func (b *Breach) Duration(now Instant) Seconds {
+	if b.ResolvedAt != nil {
+		now = *b.ResolvedAt
+	}
+	return Seconds(now - b.StartedAt)
+}
+
+// EventKind is what happened to a breach.
+type EventKind string
+
+// The kinds of events.
+const (
+	Firing    EventKind = "firing"
+	Escalated EventKind = "escalated"
+	Resolved  EventKind = "resolved"
+)
+
+// An Event is a change of a breach, with the breach as it was then.
+type Event struct {
+	At     Instant
+	Kind   EventKind
+	Breach Breach
+}
+
+// phase is where a tracker stands.
+type phase uint8
+
+const (
+	phaseNoData phase = iota
+	phaseOK
+	phasePending
+	phaseFiring
+	phaseResolving
+)
+
+// String is the name of the phase.
+func (p phase) String() string {
+	return [...]string{"no_data", "ok", "pending", "firing", "resolving"}[p]
+}
+
+// tracker follows one objective of one agent in one window.
+type tracker struct {
+	phase phase
+	// steady tells that the last look was a regular one: a change seen by the next
+	// came about by time passing, and can be dated between the two.
+	steady bool
+	// paused is since when the timers stand still, -1 if they run.
+	paused   Instant
+	since    Instant // pending: start of the breach to be
+	due      Instant // pending: when it fires; resolving: when it ends
+	returned Instant // resolving: when the promise was kept again
+	flapped  []Instant
+	breach   *Breach // firing and resolving
+}
+
+// subject is what a tracker is about, and how it is to judge.
+type subject struct {
+	agent     string
+	objective Objective
+	window    Window
+	threshold string
+	version   int64
+	policy    *Policy
+}
+
+// look moves the tracker on to now. byTime tells that nothing but the passing of
+// time has happened since the last look, and that the value moves without jumps.
+func (t *tracker) look(now Instant, v verdict, byTime bool, sub *subject, emit func(Event)) {
+	if v.frozen {
+		t.pause(now)
+		t.steady = false
+		return
+	}
+	if !v.enough {
+		t.steady = false
+		switch t.phase {
+		case phaseFiring, phaseResolving:
+			t.pause(now)
+		default:
+			t.phase, t.paused = phaseNoData, -1
+		}
+		return
+	}
+	t.resume(now)
+	crossed := now // when the value crossed the threshold, if it did
+	if byTime && t.steady {
+		crossed = now - 1
+	}
+	t.steady = true
+	if t.breach != nil && v.actual != "" {
+		t.breach.ActualLast = v.actual
+	}
+	if t.phase == phaseResolving && t.due <= crossed {
+		t.close(t.due, t.returned, CloseRecovered, emit)
+	}
+	switch t.phase {
+	case phaseNoData, phaseOK:
+		t.phase = phaseOK
+		if v.breached {
+			t.phase, t.since, t.due = phasePending, crossed, crossed+sub.policy.For
+		}
+	case phasePending:
+		if !v.breached {
+			t.phase = phaseOK
+		}
+	case phaseFiring:
+		if !v.breached {
+			t.phase, t.returned, t.due = phaseResolving, now, now+sub.policy.ResolveAfter
+		} else {
+			t.escalate(crossed, now, v, emit)
+		}
+	case phaseResolving:
+		if v.breached {
+			t.phase = phaseFiring
+			t.flap(crossed)
+			t.escalate(crossed, now, v, emit)
+		}
+	}
+	if t.phase == phasePending && t.due <= now {
+		t.open(v, sub, emit)
+	}
+	if t.phase == phaseResolving && t.due <= now {
+		t.close(t.due, t.returned, CloseRecovered, emit)
+	}
+}
+
+func (t *tracker) pause(now Instant) {
+	if t.paused < 0 {
+		t.paused = now
+	}
+}
+
+func (t *tracker) resume(now Instant) {
+	if t.paused >= 0 {
+		t.due += now - t.paused
+		t.paused = -1
+	}
+}
+
+func (t *tracker) open(v verdict, sub *subject, emit func(Event)) {
+	severity := Warning
+	if v.critical {
+		severity = Critical
+	}
+	t.phase = phaseFiring
+	t.flapped = nil
+	t.breach = &Breach{
+		ID:    breachID(sub.agent, sub.objective, sub.window, t.since),
+		Agent: sub.agent, Objective: sub.objective, Window: sub.window, Threshold: sub.threshold,
+		ActualOpen: v.actual, ActualWorst: v.actual, ActualLast: v.actual,
+		Severity: severity, SeverityMax: severity,
+		StartedAt: t.since, DetectedAt: t.due,
+		N: v.n, Bad: v.bad, SLAVersion: sub.version,
+	}
+	if sub.objective != Availability && v.n > 0 {
+		t.breach.WilsonPercent = shown(100 * max(0, wilsonLower(share(v.bad, v.n), v.n, z95OneSided)))
+	}
+	emit(Event{t.due, Firing, *t.breach})
+}
+
+// escalate keeps severity and worst value up to date; reaching critical for the
+// first time is an event.
+func (t *tracker) escalate(crossed, now Instant, v verdict, emit func(Event)) {
+	b := t.breach
+	if worse(b.Objective, v.actual, b.ActualWorst) {
+		b.ActualWorst = v.actual
+	}
+	if !v.critical {
+		b.Severity = Warning
+		return
+	}
+	b.Severity = Critical
+	if b.SeverityMax == Critical {
+		return
+	}
+	b.SeverityMax = Critical
+	if v.exact {
+		crossed = now
+	}
+	emit(Event{crossed, Escalated, *b})
+}
+
+func (t *tracker) flap(at Instant) {
+	t.breach.Flaps++
+	t.flapped = append(t.flapped, at)
+	if len(t.flapped) > 5 {
+		t.flapped = t.flapped[1:]
+	}
+	t.breach.Flapping = len(t.flapped) == 5 && t.flapped[4]-t.flapped[0] <= hour
+}
+
+// close ends the breach, if there is one, and forgets whatever was about to happen.
+func (t *tracker) close(at, resolved Instant, reason string, emit func(Event)) {
+	b := t.breach
+	*t = tracker{phase: phaseOK, paused: -1, steady: t.steady}
+	if b == nil {
+		return
+	}
+	b.ResolvedAt, b.CloseReason = &resolved, reason
+	b.Severity = b.SeverityMax
+	emit(Event{at, Resolved, *b})
+}
+
+// end closes the breach for a reason other than recovery. One that was resolving
+// had ended when the promise was kept again.
+func (t *tracker) end(at Instant, reason string, emit func(Event)) {
+	resolved := at
+	if t.phase == phaseResolving {
+		resolved = t.returned
+	}
+	t.close(at, resolved, reason, emit)
+	t.phase, t.steady = phaseNoData, false
+}
+
+// nextTimer is when the tracker must be looked at again if nothing happens.
+func (t *tracker) nextTimer() Instant {
+	if t.paused >= 0 || (t.phase != phasePending && t.phase != phaseResolving) {
+		return never
+	}
+	return t.due
+}
+
+// worse compares two actual values of one objective, as texts of numbers.
+func worse(o Objective, a, b string) bool {
+	x, y := leadingNumber(a), leadingNumber(b)
+	if o == Availability {
+		return x < y
+	}
+	return x > y
+}
