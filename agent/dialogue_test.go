@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"path/filepath"
 	"regexp"
@@ -171,16 +170,7 @@ type httpLine struct {
 
 func (l *httpLine) say(t *testing.T, text string) {
 	t.Helper()
-	resp, err := l.n.client.Post("http://agent.example.com/asap", "application/json", strings.NewReader(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.answer = string(body)
+	_, _, l.answer = fetch(t, l.n.client, http.MethodPost, "http://agent.example.com/asap", text, nil)
 }
 
 func (l *httpLine) hear(*testing.T) string { return l.answer }
@@ -193,9 +183,7 @@ type socketLine struct {
 
 func (l *socketLine) say(t *testing.T, text string) {
 	t.Helper()
-	if err := l.c.Write(context.Background(), websocket.MessageText, []byte(text)); err != nil {
-		t.Fatal(err)
-	}
+	write(t, l.c, text)
 }
 
 func (l *socketLine) hear(t *testing.T) string {

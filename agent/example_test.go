@@ -62,7 +62,7 @@ func ExampleTask_HTTPClient() {
 		fmt.Println(err)
 		return
 	}
-	defer server.Shutdown(context.Background())
+	defer stop(server)
 	answer := ask(server, "write", `{}`)
 	fmt.Println(between(answer, `"metrics":{`, `,"duration_ms"`), between(answer, `"model":`, `}`))
 	// Output: "tokens_in":12,"tokens_out":3,"api_calls":1 "small"
@@ -90,16 +90,22 @@ func ExampleAgent_HandleLong() {
 		return
 	}
 	ask(server, "read", `{}`)
-	server.Shutdown(context.Background()) // lets the task finish
+	stop(server) // lets the task finish
 	fmt.Println(between(ask(server, "read", `{}`), `"completed","result":`, `,"final_state"`))
 	// Output: {"pages":3}
+}
+
+func stop(server *agent.Server) {
+	if err := server.Shutdown(context.Background()); err != nil {
+		fmt.Println(err)
+	}
 }
 
 func ask(server *agent.Server, skill, input string) string {
 	body := `{"jsonrpc":"2.0","method":"asap.send","params":{"envelope":{"id":"e1","asap_version":"0.1","sender":"urn:asap:agent:me","recipient":"urn:asap:agent:you",` +
 		`"payload_type":"task.request","payload":{"conversation_id":"c","skill_id":"` + skill + `","input":` + input + `}}},"id":1}`
 	w := httptest.NewRecorder()
-	server.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/asap", strings.NewReader(body)))
+	server.Handler().ServeHTTP(w, httptest.NewRequestWithContext(context.Background(), http.MethodPost, "/asap", strings.NewReader(body)))
 	return w.Body.String()
 }
 

@@ -180,7 +180,7 @@ func authError(err error) *asap.Error {
 
 // authenticate tells who sends r.
 func (s *Server) authenticate(r *http.Request) (Caller, error) {
-	err := error(ErrNoCredentials)
+	err := ErrNoCredentials
 	if s.cfg.Authenticate != nil {
 		var caller Caller
 		if caller, err = s.cfg.Authenticate(r); err == nil {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -100,7 +101,7 @@ func TestRateLimitOverHTTP(t *testing.T) {
 
 func TestBodyThatBreaks(t *testing.T) {
 	s := newTestServer(t, Config{Agents: []*Agent{stage()}, Ledger: Unmetered(), AllowUnverified: anybody})
-	r := httptest.NewRequest(http.MethodPost, "/asap", iotest.TimeoutReader(iotest.OneByteReader(strings.NewReader(request("e1", "echo", "")))))
+	r := httptest.NewRequestWithContext(context.Background(), http.MethodPost, "/asap", iotest.TimeoutReader(iotest.OneByteReader(strings.NewReader(request("e1", "echo", "")))))
 	w := httptest.NewRecorder()
 	s.Handler().ServeHTTP(w, r)
 	expect(t, w, 400, `{"detail":"Request body ended early"}`)
@@ -171,7 +172,7 @@ func BenchmarkEcho(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/asap", strings.NewReader(body)))
+		h.ServeHTTP(w, httptest.NewRequestWithContext(context.Background(), http.MethodPost, "/asap", strings.NewReader(body)))
 		if w.Code != 200 {
 			b.Fatal(w.Body)
 		}

@@ -3,8 +3,11 @@ package agent
 import (
 	"context"
 	"errors"
+	"io"
+	"maps"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -61,12 +64,43 @@ func (n *network) stop() {
 	})
 }
 
+// fetch sends a request and returns the status, the headers and the body.
+func fetch(t *testing.T, client *http.Client, method, url, body string, header http.Header) (int, http.Header, string) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(context.Background(), method, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	maps.Copy(r.Header, header)
+	resp, err := client.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, resp.Header, string(text)
+}
+
+// write sends a text frame.
+func write(t *testing.T, c *websocket.Conn, text string) {
+	t.Helper()
+	if err := c.Write(context.Background(), websocket.MessageText, []byte(text)); err != nil {
+		t.Error(err)
+	}
+}
+
 // dial opens a WebSocket.
 func (n *network) dial(path string, header http.Header) (*websocket.Conn, int, error) {
 	c, resp, err := websocket.Dial(context.Background(), "ws://agent.example.com"+path, &websocket.DialOptions{HTTPClient: n.client, HTTPHeader: header})
 	status := 0
 	if resp != nil {
 		status = resp.StatusCode
+		if resp.Body != nil {
+			resp.Body.Close() // of no use: the connection is the WebSocket now
+		}
 	}
 	if err == nil {
 		c.SetReadLimit(64 << 20)

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -35,7 +36,7 @@ const (
 func gz(text string) string {
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)
-	io.WriteString(z, text)
+	z.Write([]byte(text)) //nolint:errcheck // a buffer takes everything
 	z.Close()
 	return b.String()
 }
@@ -91,14 +92,8 @@ func TestHTTPClientReadsUsage(t *testing.T) {
 			})
 			var u Usage
 			client := &http.Client{Transport: &meter{base: upstream, usage: &u, task: t.Context()}}
-			resp, err := client.Get("http://provider.example.com")
-			if err != nil {
-				t.Fatal(err)
-			}
-			got, err := io.ReadAll(resp.Body)
-			resp.Body.Close()
-			if err != nil || string(got) != c.body {
-				t.Fatalf("the answer did not pass through: %v", err)
+			if _, _, got := fetch(t, client, http.MethodGet, "http://provider.example.com", "", nil); got != c.body {
+				t.Fatal("the answer did not pass through")
 			}
 			if diff := cmp.Diff(c.want, u.snapshot()); diff != "" {
 				t.Error(diff)
@@ -116,7 +111,11 @@ func TestHTTPClientCountsFailures(t *testing.T) {
 	down := errors.New("connection refused")
 	client := &http.Client{Transport: &meter{base: roundTripper(func(*http.Request) (*http.Response, error) { return nil, down }), usage: &u, task: t.Context()}}
 	for range 3 {
-		if _, err := client.Get("http://provider.example.com"); !errors.Is(err, down) {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://provider.example.com", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := client.Do(r); !errors.Is(err, down) { //nolint:bodyclose // there is none
 			t.Fatal(err)
 		}
 	}
@@ -131,7 +130,7 @@ func TestHTTPClientDoesNotBuffer(t *testing.T) {
 	next := make(chan struct{})
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
-		io.WriteString(w, "data: {\"usage\":{\"prompt_tokens\":1}}\n\n")
+		fmt.Fprint(w, "data: {\"usage\":{\"prompt_tokens\":1}}\n\n")
 		w.(http.Flusher).Flush()
 		<-next
 		<-r.Context().Done()
@@ -142,7 +141,11 @@ func TestHTTPClientDoesNotBuffer(t *testing.T) {
 	defer base.CloseIdleConnections()
 	var u Usage
 	client := &http.Client{Transport: &meter{base: base, usage: &u, task: task}}
-	resp, err := client.Get(upstream.URL)
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, upstream.URL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := client.Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,6 @@ import (
 
 	"github.com/andybalholm/brotli"
 	asap "github.com/asap-protocol/asap-go"
-	"github.com/coder/websocket"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/go-cmp/cmp"
 )
@@ -35,7 +34,7 @@ func request(id, skill, more string) string {
 
 // post sends a body to a server without a network.
 func post(s *Server, body string, header ...string) *httptest.ResponseRecorder {
-	r := httptest.NewRequest(http.MethodPost, "/asap", strings.NewReader(body))
+	r := httptest.NewRequestWithContext(context.Background(), http.MethodPost, "/asap", strings.NewReader(body))
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}
@@ -48,7 +47,7 @@ func post(s *Server, body string, header ...string) *httptest.ResponseRecorder {
 // newRecorder gets a page without a network.
 func newRecorder(s *Server, path string) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
-	s.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	s.Handler().ServeHTTP(w, httptest.NewRequestWithContext(context.Background(), http.MethodGet, path, nil))
 	return w
 }
 
@@ -70,7 +69,7 @@ func TestBadInput(t *testing.T) {
 	gzipped := func(text string) string {
 		var b bytes.Buffer
 		z := gzip.NewWriter(&b)
-		io.WriteString(z, text)
+		z.Write([]byte(text)) //nolint:errcheck // a buffer takes everything
 		z.Close()
 		return b.String()
 	}
@@ -145,7 +144,7 @@ func TestBombs(t *testing.T) {
 			var bomb bytes.Buffer
 			z := open(&bomb)
 			for range 64 {
-				z.Write(zeros)
+				z.Write(zeros) //nolint:errcheck // a buffer takes everything
 			}
 			z.Close()
 			var before, after runtime.MemStats
@@ -165,7 +164,7 @@ func TestBombs(t *testing.T) {
 func compress(open func(io.Writer) io.WriteCloser, text string) string {
 	var b bytes.Buffer
 	z := open(&b)
-	io.WriteString(z, text)
+	z.Write([]byte(text)) //nolint:errcheck // a buffer takes everything
 	z.Close()
 	return b.String()
 }
@@ -192,7 +191,7 @@ func TestDuplicatesRunOnce(t *testing.T) {
 			c := n.mustDial()
 			in := read(c)
 			all.Go(func() {
-				c.Write(context.Background(), websocket.MessageText, []byte(request("same", "slow", "")))
+				write(t, c, request("same", "slow", ""))
 				text, _ := in.within(time.Minute)
 				answers <- text
 			})
@@ -324,13 +323,13 @@ func TestHangUp(t *testing.T) {
 			if id == "http" {
 				ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 				r, _ := http.NewRequestWithContext(ctx, http.MethodPost, "http://agent.example.com/asap", strings.NewReader(request(id, "sleep", "")))
-				if _, err := n.client.Do(r); !errors.Is(err, context.DeadlineExceeded) {
+				if _, err := n.client.Do(r); !errors.Is(err, context.DeadlineExceeded) { //nolint:bodyclose // there is none
 					t.Fatal(err)
 				}
 				cancel()
 			} else {
 				c := n.mustDial()
-				c.Write(context.Background(), websocket.MessageText, []byte(request(id, "sleep", "")))
+				write(t, c, request(id, "sleep", ""))
 				synctest.Wait()
 				c.CloseNow()
 			}
@@ -349,7 +348,7 @@ func TestShutdown(t *testing.T) {
 		n := newNetwork(t, Config{Agents: []*Agent{stage()}, Ledger: ledger, AllowUnverified: anybody})
 		c := n.mustDial()
 		in := read(c)
-		c.Write(context.Background(), websocket.MessageText, []byte(request("e1", "sleep", "")))
+		write(t, c, request("e1", "sleep", ""))
 		synctest.Wait()
 		ctx, stop := context.WithCancel(context.Background())
 		done := make(chan error)
@@ -358,7 +357,7 @@ func TestShutdown(t *testing.T) {
 		synctest.Wait()
 		expect(t, post(n.server, request("e2", "echo", "")), 503, `{"code":"shutting_down"}`)
 		ready := httptest.NewRecorder()
-		n.server.Handler().ServeHTTP(ready, httptest.NewRequest("GET", "/readyz", nil))
+		n.server.Handler().ServeHTTP(ready, httptest.NewRequestWithContext(context.Background(), "GET", "/readyz", nil))
 		expect(t, ready, 503, `{"status":"unavailable"}`)
 		if _, status, err := n.dial("/asap/ws", nil); err == nil || status != 503 {
 			t.Error("a connection was taken while stopping", status)
@@ -428,7 +427,7 @@ func TestRetention(t *testing.T) {
 }
 
 func TestServe(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -440,14 +439,8 @@ func TestServe(t *testing.T) {
 	done := make(chan error)
 	go func() { done <- s.Serve(ctx, listener) }()
 	client := &http.Client{Transport: &http.Transport{}}
-	resp, err := client.Post("http://"+listener.Addr().String()+"/asap", "application/json", strings.NewReader(request("e1", "echo", "")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	body, _ := io.ReadAll(resp.Body)
-	resp.Body.Close()
-	if !strings.Contains(string(body), `"completed"`) {
-		t.Errorf("%s", body)
+	if _, _, body := fetch(t, client, http.MethodPost, "http://"+listener.Addr().String()+"/asap", request("e1", "echo", ""), nil); !strings.Contains(body, `"completed"`) {
+		t.Error(body)
 	}
 	client.CloseIdleConnections()
 	cancel()

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -45,13 +44,8 @@ func TestSocketUpgrade(t *testing.T) {
 				t.Errorf("%v: status %d, want %d", c.header, status, c.status)
 			}
 		}
-		resp, err := n.client.Get("http://agent.example.com/asap/ws")
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		if resp.StatusCode != 401 {
-			t.Error(resp.Status)
+		if status, _, _ := fetch(t, n.client, http.MethodGet, "http://agent.example.com/asap/ws", "", nil); status != 401 {
+			t.Error(status)
 		}
 	})
 }
@@ -98,7 +92,7 @@ func TestSocketFrames(t *testing.T) {
 				t.Errorf("%.60s: %s; got %.300s", f.say, why, got)
 			}
 		}
-		c.Write(context.Background(), websocket.MessageText, make([]byte, maxFrameBytes+1))
+		write(t, c, string(make([]byte, maxFrameBytes+1)))
 		for {
 			if _, open := line.in.within(time.Minute); !open {
 				break
@@ -209,7 +203,7 @@ func TestSlowReader(t *testing.T) {
 		news := &newsDesk{}
 		n, _ := stageNetwork(t, func(c *Config) { c.Notifications = news })
 		c := n.mustDial()
-		c.Write(context.Background(), websocket.MessageText, []byte(`{"method":"sla.subscribe","id":1}`))
+		write(t, c, `{"method":"sla.subscribe","id":1}`)
 		synctest.Wait()
 		for range 200 {
 			news.publish(strings.Repeat("x", 8<<10))
@@ -232,16 +226,8 @@ func TestPages(t *testing.T) {
 		AllowMetrics: func(r *http.Request) bool { return r.Header.Get("Authorization") == "operator" }}
 	n := newNetwork(t, cfg)
 	get := func(method, path, auth, accept string) (int, string, http.Header) {
-		r, _ := http.NewRequest(method, "http://agent.example.com"+path, nil)
-		r.Header.Set("Authorization", auth)
-		r.Header.Set("Accept", accept)
-		resp, err := n.client.Do(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		b, _ := io.ReadAll(resp.Body)
-		return resp.StatusCode, string(b), resp.Header
+		status, answered, text := fetch(t, n.client, method, "http://agent.example.com"+path, "", http.Header{"Authorization": {auth}, "Accept": {accept}})
+		return status, text, answered
 	}
 	post(n.server, request("e1", "echo", ""))
 	post(n.server, `{"jsonrpc":"2.0","method":"asap.send","params":{"envelope":{"asap_version":"0.1","sender":"urn:asap:agent:x","recipient":"urn:asap:agent:x","payload_type":"made-up","payload":{}}},"id":1}`)

@@ -33,7 +33,7 @@ func (t *Task) Skill() string { return t.run.skill.name }
 
 // Conversation returns the conversation the task belongs to.
 func (t *Task) Conversation() asap.ConversationID {
-	return asap.ConversationID(t.run.request.ConversationID)
+	return t.run.request.ConversationID
 }
 
 // Parent returns the task this one is part of, or "".

@@ -121,7 +121,7 @@ func replaySocket(t *testing.T, recordedConfig map[string]jsontext.Value, rec *r
 				kind = websocket.MessageBinary
 				data, _ = base64.StdEncoding.DecodeString(f.Binary)
 			}
-			c.Write(context.Background(), kind, data) // the server may have closed: seen below
+			c.Write(context.Background(), kind, data) //nolint:errcheck // the server may have closed: seen below
 		case "server":
 			if strings.Contains(f.Text, `"sla.breach"`) {
 				news.publish(f.Text)
