@@ -17,7 +17,7 @@ func (s *Server) taskCancel(ctx context.Context, c *call, _ *Agent) (*asap.Envel
 	if err != nil {
 		return nil, c.fail("payload_invalid", s.payloadError(err))
 	}
-	r, err := s.find(m.TaskID, c.envelope.Sender)
+	r, err := s.find(m.TaskID, c)
 	if err != nil {
 		return nil, c.fail("task_not_found", err)
 	}
@@ -56,7 +56,7 @@ func (s *Server) stateQuery(c *call, _ *Agent) (*asap.Envelope, error) {
 	if err != nil {
 		return nil, c.fail("payload_invalid", s.payloadError(err))
 	}
-	r, err := s.find(m.TaskID, c.envelope.Sender)
+	r, err := s.find(m.TaskID, c)
 	if err != nil {
 		return nil, c.fail("task_not_found", err)
 	}
@@ -84,7 +84,7 @@ func (s *Server) stateRestore(ctx context.Context, c *call, _ *Agent) (*asap.Env
 	if err != nil {
 		return nil, c.fail("payload_invalid", s.payloadError(err))
 	}
-	r, err := s.find(m.TaskID, c.envelope.Sender)
+	r, err := s.find(m.TaskID, c)
 	if err != nil {
 		return nil, c.fail("task_not_found", err)
 	}
@@ -121,7 +121,7 @@ func (s *Server) messageSend(ctx context.Context, c *call, _ *Agent) (*asap.Enve
 	if err != nil {
 		return nil, c.fail("payload_invalid", s.payloadError(err))
 	}
-	r, err := s.find(m.TaskID, c.envelope.Sender)
+	r, err := s.find(m.TaskID, c)
 	if err != nil {
 		return nil, c.fail("task_not_found", err)
 	}

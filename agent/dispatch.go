@@ -150,7 +150,7 @@ func (s *Server) taskRequest(ctx context.Context, c *call, a *Agent, named bool)
 			key.envelope = s.ids.NewEnvelopeID(s.now())
 		}
 	}
-	fresh := &run{server: s, agent: a, skill: skill, key: key, digest: digest(a.URN(), e), envelope: e, request: request,
+	fresh := &run{server: s, agent: a, skill: skill, key: key, digest: digest(a.URN(), c.caller.Verified, e), envelope: e, request: request,
 		consumer: e.Sender, verified: c.caller.Verified, delegation: c.delegation}
 	if request.ParentTaskID != nil {
 		fresh.parent = asap.TaskID(*request.ParentTaskID)
@@ -235,9 +235,9 @@ func (c *call) alias() string {
 	return c.idempotent
 }
 
-// digest identifies what a request asks for. Spacing, member order and the
+// digest is [Admission.Digest]. Spacing, member order and the
 // spelling of strings do not count, numbers count as they are written.
-func digest(agent asap.AgentURN, e *asap.Envelope) [32]byte {
+func digest(agent asap.AgentURN, verified bool, e *asap.Envelope) [32]byte {
 	payload := jsontext.Value(append(make([]byte, 0, len(e.Payload)+512), e.Payload...))
 	if err := payload.Format(jsontext.ReorderRawObjects(true), jsontext.CanonicalizeRawInts(false), jsontext.CanonicalizeRawFloats(false), jsontext.PreserveRawStrings(false)); err != nil {
 		payload = e.Payload // it is valid JSON, so this does not happen
@@ -245,7 +245,9 @@ func digest(agent asap.AgentURN, e *asap.Envelope) [32]byte {
 	buf := payload[len(payload):]
 	buf = append(buf, 0)
 	buf = append(buf, agent...)
-	buf = append(buf, 0)
+	if verified {
+		buf = append(buf, 0)
+	}
 	h := sha256.New()
 	h.Write(payload)
 	h.Write(buf)

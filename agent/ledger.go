@@ -55,9 +55,10 @@ type Admission struct {
 	Consumer   asap.AgentURN // who asks
 	Verified   bool          // Consumer is authenticated
 	EnvelopeID asap.EnvelopeID
-	// Digest is SHA-256 over what the request asks for: recipient, payload
-	// type and payload, whatever its spacing and member order. Time and trace
-	// are left out, so a retry with a fresh timestamp is still the same request.
+	// Digest is SHA-256 over what the request asks for - the agent, the payload,
+	// whatever its spacing and member order - and whether the caller is verified,
+	// so that nobody gets the answer of a verified caller by using its name. Time
+	// and trace are left out: a retry with a fresh timestamp is the same request.
 	Digest     [32]byte
 	Skill      string
 	ParentTask asap.TaskID // empty if none
@@ -74,11 +75,16 @@ type Admission struct {
 // Admitted is the ledger's yes, or its memory of the first time.
 type Admitted struct {
 	// Replay says this request came before. Then TaskID is that of the first
-	// run, and Answer is nil while it is still running.
-	Replay  bool
-	TaskID  asap.TaskID
-	Answer  []byte // the answer envelope given then, without its receipt
-	Receipt Receipt
+	// run, which is still running unless Ended.
+	Replay bool
+	TaskID asap.TaskID
+	Ended  bool
+	// Answer is the answer envelope given then, without its receipt; nil if it
+	// is no longer kept, or if there was none because the node died.
+	Answer []byte
+	// FailureCode says why the first run did not complete, where Answer cannot.
+	FailureCode string
+	Receipt     Receipt
 }
 
 // Outcome is how a task ended, in the words of a usage record.

@@ -26,6 +26,8 @@ type memoryLedger struct {
 type entry struct {
 	admission Admission
 	answer    []byte
+	ended     bool
+	failure   string
 	receipt   Receipt
 }
 
@@ -46,7 +48,7 @@ func (l *memoryLedger) Admit(_ context.Context, a Admission) (Admitted, error) {
 		if known.admission.Digest != a.Digest {
 			return Admitted{}, fmt.Errorf("admit: %w", ErrConflict)
 		}
-		return Admitted{Replay: true, TaskID: known.admission.TaskID, Answer: known.answer, Receipt: known.receipt}, nil
+		return Admitted{Replay: true, TaskID: known.admission.TaskID, Ended: known.ended, FailureCode: known.failure, Answer: known.answer, Receipt: known.receipt}, nil
 	}
 	e := &entry{admission: a}
 	l.byKey[key], l.byTask[a.TaskID] = e, e

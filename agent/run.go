@@ -279,6 +279,10 @@ func (r *run) refuse(err error) {
 // replay ends a run that turned out to be the repetition of an earlier one.
 func (r *run) replay(a Admitted) {
 	r.server.metrics.replays.Inc()
+	if a.Answer == nil && a.Ended {
+		r.lost(a)
+		return
+	}
 	if a.Answer == nil {
 		r.release()
 		r.mu.Lock()
@@ -292,6 +296,22 @@ func (r *run) replay(a Admitted) {
 		r.refuse(fmt.Errorf("read the stored answer: %w", err))
 		return
 	}
+	answer.Extensions = a.Receipt.extensions()
+	r.release()
+	r.mu.Lock()
+	r.phase, r.id, r.answer, r.receipt = settled, a.TaskID, answer, a.Receipt
+	r.mu.Unlock()
+	r.publish(false)
+}
+
+// lost ends a replay whose first run is over and has left no answer.
+func (r *run) lost(a Admitted) {
+	payload := &asap.TaskResponse{TaskID: a.TaskID, Status: asap.Failed, Result: failureResult(a.FailureCode, asap.Code(a.FailureCode).Info().Sentence)}
+	if a.FailureCode == "" {
+		payload.Status, payload.Result = asap.Completed, failureResult("answer_dropped", "the task was completed earlier; its answer is no longer kept")
+	}
+	now := r.server.now()
+	answer := r.envelope.Answer(r.server.ids.NewEnvelopeID(now), now, r.agent.URN(), asap.TaskResponseType, payload.AppendJSON(nil))
 	answer.Extensions = a.Receipt.extensions()
 	r.release()
 	r.mu.Lock()

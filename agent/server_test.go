@@ -298,6 +298,36 @@ func TestRunningElsewhere(t *testing.T) {
 	expect(t, post(s, request("e1", "echo", "")), 200, `{"error":{"code":-32603}}`)
 }
 
+// TestLostAnswer: the first run is over and has left no answer.
+func TestLostAnswer(t *testing.T) {
+	ledger := newLedger()
+	probe := newTestServer(t, Config{Agents: []*Agent{stage()}, Ledger: ledger, AllowUnverified: anybody})
+	expect(t, post(probe, request("e1", "echo", "")), 200, `{"result":"*"}`)
+	first := ledger.byKey[requestKey{"urn:asap:agent:caller", "e1"}]
+	first.answer, first.ended = nil, true
+	s := newTestServer(t, Config{Agents: []*Agent{stage()}, Ledger: ledger, AllowUnverified: anybody})
+	for failure, want := range map[string]string{"": `"status":"completed","result":{"error":{"code":"answer_dropped"`, "task_indeterminate": `"status":"failed","result":{"error":{"code":"task_indeterminate"`} {
+		first.failure = failure
+		if got := post(s, request("e1", "echo", "")).Body.String(); !strings.Contains(got, want) || !strings.Contains(got, `"asap-receipt":{"seq":1`) || !strings.Contains(got, string(first.admission.TaskID)) {
+			t.Error(got)
+		}
+	}
+}
+
+// TestBorrowedName: who uses the name of a verified caller gets nothing of it.
+func TestBorrowedName(t *testing.T) {
+	s := newTestServer(t, Config{Agents: []*Agent{stage()}, Ledger: newLedger(), AllowUnverified: anybody, Authenticate: byHeader})
+	w := post(s, request("e1", "echo", ""), "Authorization", "caller")
+	vars := map[string]string{}
+	if why := match([]byte(`{"result":{"envelope":{"payload":{"task_id":"$task"}}}}`), w.Body.Bytes(), vars); why != "" {
+		t.Fatal(why)
+	}
+	expect(t, post(s, request("e1", "echo", "")), 200, `{"error":{"data":{"code":"idempotency_conflict"}}}`)
+	query := strings.Replace(request("q1", "x", ""), `"task.request","payload":{"conversation_id":"c","skill_id":"x","input":{"a":1}}`, `"state.query","payload":{"task_id":"`+vars["task"]+`"}`, 1)
+	expect(t, post(s, query), 200, `{"error":{"data":{"code":"task_not_found"}}}`)
+	expect(t, post(s, query, "Authorization", "caller"), 200, `{"result":"*"}`)
+}
+
 func TestOverload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t, Config{Agents: []*Agent{stage()}, Ledger: newLedger(), AllowUnverified: anybody, Limits: Limits{RunningTasks: 1}})

@@ -92,13 +92,14 @@ type retained struct {
 	maxBytes int64
 }
 
-// find returns the run of a task, if consumer asked for it. Tasks of others do
-// not exist.
-func (s *Server) find(id asap.TaskID, consumer asap.AgentURN) (*run, error) {
+// find returns the run of a task, if the sender of c asked for it. Tasks of
+// others do not exist, nor do those of a verified caller for somebody who only
+// uses its name.
+func (s *Server) find(id asap.TaskID, c *call) (*run, error) {
 	s.mu.Lock()
 	r := s.byID[id]
 	s.mu.Unlock()
-	if r == nil || r.consumer != consumer {
+	if r == nil || r.consumer != c.envelope.Sender || (r.verified && !c.caller.Verified) {
 		return nil, asap.CodeTaskNotFound.Err("")
 	}
 	return r, nil

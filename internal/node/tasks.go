@@ -44,6 +44,7 @@ func (t tasks) Admit(ctx context.Context, a agent.Admission) (agent.Admitted, er
 	out := agent.Admitted{TaskID: admitted.TaskID, Receipt: agent.Receipt(admitted.Receipt)}
 	if r := admitted.Replay; r != nil {
 		out.Replay, out.Answer, out.Receipt = true, r.Answer, agent.Receipt(r.Receipt)
+		out.Ended, out.FailureCode = r.State != ledger.Held, r.Failure
 	}
 	return out, nil
 }
