@@ -216,5 +216,6 @@ func (a *app) readToken(arg string, file bool) (string, error) {
 	if len(text) > maxTokenInput {
 		return "", badValuef("%s holds more than %d bytes", arg, maxTokenInput)
 	}
-	return strings.TrimRight(string(text), "\r\n"), nil
+	// One line feed ends the line; another one would be part of the token.
+	return strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r"), nil
 }

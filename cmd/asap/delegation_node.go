@@ -39,7 +39,7 @@ nothing signed with it is accepted any more.`,
 			if (key == "") != (agent == "") {
 				return usageErrorf("--key says with what key, --agent whose: give both")
 			}
-			n, err := a.openRunningNode(cmd.Context(), flags)
+			n, err := a.openNode(cmd.Context(), flags, true)
 			if err != nil {
 				return err
 			}
@@ -83,20 +83,6 @@ nothing signed with it is accepted any more.`,
 	cmd.Flags().BoolVar(&operator, "operator", false, "sign in with the operator's token (the default)")
 	cmd.Flags().StringVar(&chain, "token", "", "file with the whole token, - for standard input: proves an ancestor's or the holder's right where the node does not know it")
 	return cmd
-}
-
-// openRunningNode connects to a node that runs: that of --node, or the one that
-// serves from the data directory.
-func (a *app) openRunningNode(ctx context.Context, flags *nodeFlags) (*nodeAPI, error) {
-	running := *flags
-	if running.url == "" && a.getenv("ASAP_NODE") == "" {
-		found, err := runningNode(flags.data)
-		if err != nil {
-			return nil, err
-		}
-		running.url = found
-	}
-	return a.openNode(ctx, &running)
 }
 
 // signIn makes n present a token that the agent signs for this node.
@@ -217,7 +203,7 @@ func (a *app) delegationUsageCommand(flags *nodeFlags) *cobra.Command {
 		Short: "Show what was used of a token's limits",
 		Args:  cobra.ExactArgs(1),
 		RunE: work(func(cmd *cobra.Command, args []string) (err error) {
-			n, err := a.openNode(cmd.Context(), flags)
+			n, err := a.openNode(cmd.Context(), flags, false)
 			if err != nil {
 				return err
 			}

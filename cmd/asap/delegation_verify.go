@@ -158,7 +158,7 @@ type verdict struct {
 	Allow  bool                    `json:"allow"`
 	Code   asap.Code               `json:"code,omitempty"`
 	Link   *int                    `json:"link,omitempty"`
-	HTTP   int                     `json:"http,omitempty"`
+	HTTP   int                     `json:"http,omitzero"`
 	Detail string                  `json:"detail,omitempty"`
 	Steps  []delegation.StepResult `json:"steps,omitempty"`
 }
@@ -272,7 +272,7 @@ func parseAt(text string) (time.Time, error) {
 // askNode has a node judge the token.
 func (a *app) askNode(ctx context.Context, token string, f *verifyFlags, flags *nodeFlags, now time.Time, revoked string) (verdict, error) {
 	flags.url = f.keys
-	n, err := a.openNode(ctx, flags)
+	n, err := a.openNode(ctx, flags, true)
 	if err != nil {
 		return verdict{}, err
 	}
@@ -281,7 +281,7 @@ func (a *app) askNode(ctx context.Context, token string, f *verifyFlags, flags *
 		Token   string   `json:"token"`
 		Caller  string   `json:"caller"`
 		Action  string   `json:"action"`
-		At      *int64   `json:"at,omitempty"`
+		At      *int64   `json:"at,omitzero"`
 		Roots   []string `json:"roots,omitempty"`
 		Revoked []string `json:"revoked,omitempty"`
 		Explain bool     `json:"explain,omitempty"`

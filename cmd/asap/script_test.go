@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -26,6 +27,11 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
+			tokens, err := filepath.Abs("../../delegation/testdata")
+			if err != nil {
+				return err
+			}
+			env.Setenv("TOKENS", tokens)
 			env.Setenv("YESTERDAY", time.Now().UTC().AddDate(0, 0, -1).Format(time.RFC3339))
 			return nil
 		},
