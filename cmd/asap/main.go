@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	_ "time/tzdata" // reports by calendar need zones on machines that have none
 )
 
 func main() { os.Exit(mainStatus()) }
