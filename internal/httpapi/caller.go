@@ -60,7 +60,7 @@ func credentialsError(err error) error {
 	if errors.As(err, &coded) {
 		return problemOf(coded.Code, coded.Message)
 	}
-	return refusal(asap.CodeUnauthenticated)
+	return problemOf(asap.CodeUnauthenticated, "Invalid authentication token")
 }
 
 // own narrows a filter to what the caller may see.

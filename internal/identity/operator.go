@@ -3,29 +3,36 @@ package identity
 import (
 	"crypto/sha256"
 	"crypto/subtle"
+	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
-// rereadEvery bounds how often a wrong token makes the file be read again.
-const rereadEvery = time.Second
+// How often wrong tokens make the stored one be read again: a guesser must not
+// keep the disk busy, nor keep a new token from being noticed.
+const (
+	rereadsPerSecond = 20
+	rereadBurst      = 20
+)
 
 // OperatorToken recognises the operator's bearer token without holding it. When
-// a token does not match, the stored one is read again, at most once a second,
-// so that a rotated token is good at once. It is safe for concurrent use.
+// a token does not match, the stored one is read again, within bounds, so that a
+// rotated token is good at once. It is safe for concurrent use.
 type OperatorToken struct {
-	read func() (string, error)
+	read  func() (string, error)
+	reads *rate.Limiter
 
 	mu     sync.Mutex
 	digest [sha256.Size]byte
 	known  bool
-	readAt time.Time
 }
 
 // NewOperatorToken returns a recogniser of the token that read returns. While
 // read fails, the token it returned before stays good.
 func NewOperatorToken(read func() (string, error)) *OperatorToken {
-	return &OperatorToken{read: read}
+	return &OperatorToken{read: read, reads: rate.NewLimiter(rereadsPerSecond, rereadBurst)}
 }
 
 // Is tells whether token is the operator's. The time it takes does not depend on
@@ -37,18 +44,18 @@ func (o *OperatorToken) Is(token string, now time.Time) bool {
 	if o.matches(digest) {
 		return true
 	}
-	if !o.readAt.IsZero() && now.Sub(o.readAt).Abs() < rereadEvery {
+	// A JWT, which has dots, is no sign of a new operator token.
+	if strings.Contains(token, ".") || !o.reads.AllowN(now, 1) || o.reload() != nil {
 		return false
 	}
-	o.reload(now)
 	return o.matches(digest)
 }
 
 // Reload reads the stored token now.
-func (o *OperatorToken) Reload(now time.Time) error {
+func (o *OperatorToken) Reload() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.reload(now)
+	return o.reload()
 }
 
 func (o *OperatorToken) matches(digest [sha256.Size]byte) bool {
@@ -56,8 +63,7 @@ func (o *OperatorToken) matches(digest [sha256.Size]byte) bool {
 }
 
 // reload reads the stored token. mu is held.
-func (o *OperatorToken) reload(now time.Time) error {
-	o.readAt = now
+func (o *OperatorToken) reload() error {
 	token, err := o.read()
 	if err == nil && token != "" {
 		o.digest, o.known = sha256.Sum256([]byte(token)), true

@@ -45,7 +45,7 @@ func newCallers(c *Config, hosted []*agent.Agent, now func() time.Time, log *slo
 		return nil, err
 	}
 	operator := identity.NewOperatorToken(func() (string, error) { return ReadOperatorToken(c.Data) })
-	if err := operator.Reload(now()); err != nil {
+	if err := operator.Reload(); err != nil {
 		return nil, err
 	}
 	w.auth = &identity.Authenticator{Operator: operator, Keys: w.keys, Audiences: []asap.AgentURN{asap.AgentURN(c.URN)}, Now: now}
@@ -94,7 +94,7 @@ func (w *callers) readKeys() error {
 // reload reads the keys and the operator token again; what cannot be read stays
 // as it was.
 func (w *callers) reload() error {
-	return errors.Join(w.readKeys(), w.auth.Operator.Reload(w.now()))
+	return errors.Join(w.readKeys(), w.auth.Operator.Reload())
 }
 
 // maxJWKSBytes bounds a JWK set.
