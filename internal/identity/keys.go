@@ -141,9 +141,9 @@ func (r *KeyRing) Keys(issuer asap.AgentURN, keyID string) []delegation.Key {
 func (r *KeyRing) Epoch(issuer asap.AgentURN) uint64 {
 	h := fnv.New64a()
 	for _, k := range r.all(issuer, r.now()) {
-		h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(k.ID)))) //nolint:errcheck // a hash takes everything
-		h.Write([]byte(k.ID))                                          //nolint:errcheck // as above
-		h.Write(k.Public)                                              //nolint:errcheck // as above
+		h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(k.ID))))
+		h.Write([]byte(k.ID))
+		h.Write(k.Public)
 	}
 	return h.Sum64()
 }

@@ -3,7 +3,6 @@ package storetest
 import (
 	"crypto/sha256"
 	"maps"
-	"strings"
 	"testing"
 
 	"github.com/go-json-experiment/json"
@@ -266,13 +265,4 @@ func (r *rig) checkBudgets(entries []audit.Entry) {
 	if err != nil || held != int64(len(open)) {
 		r.t.Errorf("I5: %d tasks are held (%v), the log says %d", held, err, len(open))
 	}
-}
-
-// text is a short form of what went on, for failing tests.
-func text(entries []audit.Entry) string {
-	var b strings.Builder
-	for _, e := range entries {
-		b.WriteString(e.Type + " " + e.Subject + " " + string(e.Details) + "\n")
-	}
-	return b.String()
 }
