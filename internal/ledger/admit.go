@@ -89,6 +89,7 @@ func (o *admit) needs(n *Needs) {
 	n.Tasks = append(n.Tasks, o.in.TaskID)
 	for _, link := range o.in.Links {
 		n.Budgets = append(n.Budgets, link.Key())
+		n.Revocations = append(n.Revocations, link.Key())
 	}
 }
 
@@ -107,20 +108,19 @@ func (o *admit) apply(b *book) error {
 		return fmt.Errorf("%w: task id %s is taken", ErrConflict, a.TaskID)
 	}
 	var p posting
-	for i, link := range a.Links {
-		have := b.budget(link)
-		if have.exists && !have.value.sameLimits(link) {
-			return fmt.Errorf("%w: token %s of %s came with other limits before", ErrConflict, link.TokenID, link.Issuer)
-		}
-		next, err := have.value.reserve(i, a.Ceiling)
-		if err != nil {
-			return err
-		}
-		p.budgets = append(p.budgets, next)
+	var err error
+	if p.budgets, err = b.reserve(a.Links, a.Ceiling); err != nil {
+		return err
 	}
 	if err := b.chain(&p, audit.Event{Type: audit.TaskStarted, Actor: string(a.Consumer), Subject: string(a.TaskID),
 		Parties: parties(a.Agent, a.Consumer), Details: o.details}); err != nil {
 		return err
+	}
+	for _, link := range a.Links {
+		if !b.budgets[link.Key()].exists { // a token's first use
+			b.see(a.Tokens)
+			break
+		}
 	}
 	b.take(&p)
 	t := &Task{Seq: p.entries[0].Seq, ID: a.TaskID, Consumer: a.Consumer, EnvelopeID: a.EnvelopeID, Digest: a.Digest, Agent: a.Agent,

@@ -28,9 +28,12 @@ type book struct {
 	corrections map[string][]*StoredRecord
 	budgets     map[BudgetKey]*cell[Budget]
 	rollups     map[RollupKey]*cell[metering.Sums]
+	revocations map[BudgetKey]*Revocation
+	tokens      map[BudgetKey]bool // known ones, of those asked for
 	purgeable   int64
 
-	changes Changes
+	changes  Changes
+	warnings []Warning
 	// order of first change, so that the same group always writes the same way
 	dirtyBudgets []BudgetKey
 	dirtyRollups []RollupKey
@@ -46,7 +49,8 @@ type cell[T any] struct {
 func newBook(now time.Time, l *Ledger) *book {
 	return &book{ledger: l, now: now.UTC().Truncate(time.Microsecond),
 		tasks: map[asap.TaskID]*Task{}, envelopes: map[EnvelopeKey]*Task{}, records: map[string]*StoredRecord{},
-		corrections: map[string][]*StoredRecord{}, budgets: map[BudgetKey]*cell[Budget]{}, rollups: map[RollupKey]*cell[metering.Sums]{}}
+		corrections: map[string][]*StoredRecord{}, budgets: map[BudgetKey]*cell[Budget]{}, rollups: map[RollupKey]*cell[metering.Sums]{},
+		revocations: map[BudgetKey]*Revocation{}, tokens: map[BudgetKey]bool{}}
 }
 
 // run applies a group inside a transaction. Refusals are the operations' own;
@@ -100,6 +104,12 @@ func (b *book) load(ctx context.Context, tx Tx, n *Needs) error {
 	for _, v := range got.Budgets {
 		b.budgets[v.Key()] = &cell[Budget]{value: v, exists: true}
 	}
+	for i := range got.Revocations {
+		b.revocations[got.Revocations[i].Key()] = &got.Revocations[i]
+	}
+	for _, key := range got.Tokens {
+		b.tokens[key] = true
+	}
 	for _, v := range got.Rollups {
 		b.rollups[v.Key] = &cell[metering.Sums]{value: v.Sums, exists: true}
 	}
@@ -137,7 +147,7 @@ func (c *Changes) empty() bool {
 }
 
 func (b *book) batch() Batch {
-	batch := Batch{Entries: b.changes.Entries, Records: make([]metering.Record, len(b.changes.Records))}
+	batch := Batch{Entries: b.changes.Entries, Records: make([]metering.Record, len(b.changes.Records)), Warnings: b.warnings}
 	for i, r := range b.changes.Records {
 		batch.Records[i] = r.Record
 	}
@@ -224,6 +234,7 @@ func (b *book) take(p *posting) {
 			c.dirty = true
 			b.dirtyBudgets = append(b.dirtyBudgets, v.Key())
 		}
+		b.warn(&c.value, &v)
 		c.value, c.exists = v, true
 	}
 	for _, v := range p.rollups {

@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"fmt"
 	"math"
 
 	asap "github.com/asap-protocol/asap-go"
@@ -45,35 +44,46 @@ func equal[T comparable](a, b *T) bool {
 	return *a == *b
 }
 
-// reserve holds one task and the ceiling, or says why not. It is pure: the
-// receiver is not changed.
+// reserve holds one task and the ceiling, or says why not; of two reasons the
+// one that decides, see [weightier]. It is pure: the receiver is not changed.
 func (b Budget) reserve(link int, ceiling *metering.NanoUSD) (Budget, error) {
-	var need metering.NanoUSD
-	if ceiling != nil {
-		need = *ceiling
-	}
-	if b.LimitTasks != nil && b.UsedTasks+b.HeldTasks+1 > *b.LimitTasks {
-		remaining, _ := b.RemainingTasks()
-		return b, &LimitError{Link: link, Issuer: b.Issuer, TokenID: b.TokenID, Unit: UnitTasks, Limit: *b.LimitTasks,
-			Used: b.UsedTasks, Held: b.HeldTasks, Remaining: remaining, Needed: 1}
-	}
-	if b.LimitNanoUSD != nil {
-		if ceiling == nil {
-			return b, fmt.Errorf("%w: link %d (%s)", ErrCostUnbounded, link, b.TokenID)
-		}
-		used := saturate(b.UsedNanoUSD, b.OverrunNanoUSD)
-		if saturate(saturate(used, b.HeldNanoUSD), need) > *b.LimitNanoUSD {
-			remaining, _ := b.RemainingNanoUSD()
-			return b, &LimitError{Link: link, Issuer: b.Issuer, TokenID: b.TokenID, Unit: UnitCost, Limit: int64(*b.LimitNanoUSD),
-				Used: int64(used), Held: int64(b.HeldNanoUSD), Remaining: int64(remaining), Needed: int64(need)}
-		}
-	}
-	held, err := b.HeldNanoUSD.Add(need)
-	if err != nil {
+	if err := weightier(b.shortOfTasks(link), b.shortOfMoney(link, ceiling)); err != nil {
 		return b, err
 	}
-	b.HeldTasks, b.HeldNanoUSD = b.HeldTasks+1, held
+	if ceiling != nil {
+		held, err := b.HeldNanoUSD.Add(*ceiling)
+		if err != nil {
+			return b, err
+		}
+		b.HeldNanoUSD = held
+	}
+	b.HeldTasks++
 	return b, nil
+}
+
+func (b Budget) shortOfTasks(link int) error {
+	if b.LimitTasks == nil || b.UsedTasks+b.HeldTasks+1 <= *b.LimitTasks {
+		return nil
+	}
+	remaining, _ := b.RemainingTasks()
+	return &LimitError{Link: link, Issuer: b.Issuer, TokenID: b.TokenID, Unit: UnitTasks, Limit: *b.LimitTasks,
+		Used: b.UsedTasks, Held: b.HeldTasks, Remaining: remaining, Needed: 1}
+}
+
+func (b Budget) shortOfMoney(link int, ceiling *metering.NanoUSD) error {
+	if b.LimitNanoUSD == nil {
+		return nil
+	}
+	if ceiling == nil {
+		return &CostUnboundedError{Link: link, TokenID: b.TokenID}
+	}
+	used := saturate(b.UsedNanoUSD, b.OverrunNanoUSD)
+	if saturate(saturate(used, b.HeldNanoUSD), *ceiling) <= *b.LimitNanoUSD {
+		return nil
+	}
+	remaining, _ := b.RemainingNanoUSD()
+	return &LimitError{Link: link, Issuer: b.Issuer, TokenID: b.TokenID, Unit: UnitCost, Limit: int64(*b.LimitNanoUSD),
+		Used: int64(used), Held: int64(b.HeldNanoUSD), Remaining: int64(remaining), Needed: int64(*ceiling)}
 }
 
 // release gives a hold back without a charge.

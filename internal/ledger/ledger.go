@@ -51,6 +51,8 @@ type Options struct {
 type Batch struct {
 	Entries []audit.Entry
 	Records []metering.Record
+	// Warnings tell which limits of delegations have come near their end.
+	Warnings []Warning
 }
 
 // Ledger is the one writer of a store. Its methods are safe for concurrent use.

@@ -23,6 +23,9 @@ type Admission struct {
 	// Links is the delegation chain the task runs under, root first; empty for
 	// none.
 	Links []Link
+	// Tokens describes the links, in the same order, to be kept at their first
+	// use; nil keeps nothing.
+	Tokens []Token
 	// Ceiling is the most the task may cost; nil if nobody knows. It is required
 	// when any link limits cost.
 	Ceiling *metering.NanoUSD

@@ -49,6 +49,9 @@ type Needs struct {
 	Corrections []string
 	Budgets     []BudgetKey
 	Rollups     []RollupKey
+	Revocations []BudgetKey
+	// Tokens asks which of these delegation tokens are kept.
+	Tokens []BudgetKey
 	// HeldTasks asks for at most that many tasks in state Held, oldest first;
 	// with HeldExpiredBy set only for those whose ExpiresAt is set and not after it.
 	HeldTasks     int
@@ -72,6 +75,8 @@ type Loaded struct {
 	Corrections []*StoredRecord
 	Budgets     []Budget
 	Rollups     []Rollup
+	Revocations []Revocation
+	Tokens      []BudgetKey // those of Needs.Tokens that are kept
 	Purgeable   int64
 }
 
@@ -188,8 +193,11 @@ type Changes struct {
 	Records    []*StoredRecord
 	Rollups    []Rollup // inserted or replaced
 	PriceLists []StoredPriceList
-	Entries    []audit.Entry // extend the log; the last one is the head
-	Counters   Counters
+	// Tokens are kept unless their key is there already, Revocations are new.
+	Tokens      []Token
+	Revocations []Revocation
+	Entries     []audit.Entry // extend the log; the last one is the head
+	Counters    Counters
 	// PurgeBefore moves the retention mark; the rows behind it are removed by
 	// RemovePurged.
 	PurgeBefore time.Time

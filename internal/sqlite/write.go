@@ -46,6 +46,16 @@ func (t *tx) Write(_ context.Context, c *ledger.Changes) error {
 			return fmt.Errorf("price list %s: %w", p.Hash, err)
 		}
 	}
+	for i := range c.Tokens {
+		if err := t.insertToken(&c.Tokens[i]); err != nil {
+			return fmt.Errorf("delegation %s: %w", c.Tokens[i].TokenID, err)
+		}
+	}
+	for i := range c.Revocations {
+		if err := t.insertRevocation(&c.Revocations[i]); err != nil {
+			return fmt.Errorf("revocation of %s: %w", c.Revocations[i].TokenID, err)
+		}
+	}
 	if err := t.appendEntries(c.Entries); err != nil {
 		return fmt.Errorf("audit log: %w", err)
 	}
