@@ -172,7 +172,7 @@ func testPrices(t *testing.T, b Backend) {
 }
 
 func testOverflow(t *testing.T, b Backend) {
-	// 1,024 such tasks in one day are all that an int64 holds.
+	// 1,024 such tasks in one cell are all that an int64 holds.
 	r := start(t, b, func(r *rig) { r.prices = prices(t, `{"usd_per_task":"9007199"}`) })
 	batch := reports(0, 1025)
 	for i := range batch {
@@ -191,7 +191,7 @@ func testOverflow(t *testing.T, b Backend) {
 		t.Errorf("%d held, %v", held, err)
 	}
 	r.check(false)
-	r.clock.advance(25 * time.Hour) // another day has room again
+	r.clock.advance(35 * 24 * time.Hour) // another month has room again
 	r.settle(settlement(1))
 	if err := failure(r, metering.Filter{}); !errors.Is(err, metering.ErrOverflow) {
 		t.Errorf("a total that does not fit: %v", err)
