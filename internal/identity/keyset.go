@@ -159,19 +159,13 @@ func parseSet(text []byte) ([]publicKey, error) {
 	}
 	var keys []publicKey
 	for i := range set.Len() {
-		key, ok := set.Key(i)
-		if !ok {
-			continue
-		}
+		key, _ := set.Key(i)
 		if use, ok := key.KeyUsage(); ok && use != "sig" {
 			continue
 		}
-		public, err := key.PublicKey()
-		if err != nil {
-			continue
-		}
 		k := publicKey{}
-		if jwk.Export(public, &k.raw) != nil {
+		public, err := key.PublicKey()
+		if err != nil || jwk.Export(public, &k.raw) != nil {
 			continue
 		}
 		k.id, _ = key.KeyID()

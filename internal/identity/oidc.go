@@ -206,17 +206,16 @@ func (t texts) scopes() []string { return strings.Fields(strings.Join(t, " ")) }
 // caller judges the claims of a token whose signature is good.
 func (o *OIDC) caller(payload []byte, now time.Time) (Caller, error) {
 	var claims struct {
-		Issuer    string                    `json:"iss"`
-		Audience  texts                     `json:"aud"`
-		Expires   *numericDate              `json:"exp"`
-		NotBefore *numericDate              `json:"nbf"`
-		Issued    *numericDate              `json:"iat"`
-		Scope     texts                     `json:"scope"`
-		Scp       texts                     `json:"scp"`
-		Others    map[string]jsontext.Value `json:",unknown"`
-		Subject   jsontext.Value            `json:"sub"`
+		Issuer    string       `json:"iss"`
+		Audience  texts        `json:"aud"`
+		Expires   *numericDate `json:"exp"`
+		NotBefore *numericDate `json:"nbf"`
+		Issued    *numericDate `json:"iat"`
+		Scope     texts        `json:"scope"`
+		Scp       texts        `json:"scp"`
 	}
-	if err := json.Unmarshal(payload, &claims); err != nil {
+	var all map[string]jsontext.Value
+	if json.Unmarshal(payload, &claims) != nil || json.Unmarshal(payload, &all) != nil {
 		return Caller{}, errors.New("its claims are not of the right form")
 	}
 	soon := now.Add(ClockSkew)
@@ -236,10 +235,7 @@ func (o *OIDC) caller(payload []byte, now time.Time) (Caller, error) {
 	if slices.Contains(scopes, AdminScope) {
 		return Caller{Role: Operator}, nil
 	}
-	value := claims.Others[o.cfg.AgentClaim]
-	if o.cfg.AgentClaim == "sub" {
-		value = claims.Subject
-	}
+	value := all[o.cfg.AgentClaim]
 	var text string
 	if value.Kind() != '"' || json.Unmarshal(value, &text) != nil {
 		return Caller{}, errors.New("it names no agent")
