@@ -64,16 +64,16 @@ func PublicKeyOf(key ed25519.PrivateKey) ed25519.PublicKey {
 }
 
 // ParsePublicKey reads the 32 raw bytes of a public key in base64: standard or
-// URL alphabet, with or without padding, blanks around it allowed. Keys of small
-// order are refused with ErrSmallOrderKey, everything else that is no key with
-// ErrKey.
+// URL alphabet, with or without padding, blanks around it allowed, stray bits at its
+// end not. Keys of small order are refused with ErrSmallOrderKey, everything else
+// that is no key with ErrKey.
 func ParsePublicKey(text string) (ed25519.PublicKey, error) {
 	s := strings.TrimRight(strings.TrimSpace(text), "=")
 	s = strings.NewReplacer("-", "+", "_", "/").Replace(s)
 	if strings.ContainsAny(s, "\r\n") {
 		return nil, fmt.Errorf("%w: not base64", ErrKey)
 	}
-	raw, err := base64.RawStdEncoding.DecodeString(s)
+	raw, err := base64.RawStdEncoding.Strict().DecodeString(s)
 	if err != nil {
 		return nil, fmt.Errorf("%w: not base64", ErrKey)
 	}

@@ -112,7 +112,10 @@ func TestBadKeys(t *testing.T) {
 		t.Errorf("nil: %v", err)
 	}
 	good := loadKeys(t)[0].Public
-	for _, text := range []string{"", "AAAA", "not base64!", good[:20] + "\n" + good[20:], good + "A"} {
+	// 43 characters hold 258 bits, two more than a key: they must be zero.
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+	stray := good[:42] + string(alphabet[strings.IndexByte(alphabet, good[42])+1])
+	for _, text := range []string{"", "AAAA", "not base64!", good[:20] + "\n" + good[20:], good + "A", stray} {
 		if _, err := ParsePublicKey(text); !errors.Is(err, ErrKey) {
 			t.Errorf("%q: %v", text, err)
 		}

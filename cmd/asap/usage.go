@@ -93,7 +93,7 @@ type usageRow struct {
 	TokensIn   *int64  `json:"tokens_in"`
 	TokensOut  *int64  `json:"tokens_out"`
 	APICalls   *int64  `json:"api_calls"`
-	DurationMS int64   `json:"duration_ms"`
+	DurationMS *int64  `json:"duration_ms"`
 	CostUSD    *string `json:"cost_usd"`
 	Timestamp  string  `json:"timestamp"`
 }
@@ -132,7 +132,7 @@ func (a *app) usageListCommand(flags *nodeFlags) *cobra.Command {
 					}
 					rows[i] = []string{
 						r.Timestamp, r.TaskID, r.Agent, r.Consumer, r.Skill, r.Outcome,
-						count(r.TokensIn), count(r.TokensOut), count(r.APICalls), strconv.FormatInt(r.DurationMS, 10), cost,
+						count(r.TokensIn), count(r.TokensOut), count(r.APICalls), count(r.DurationMS), cost,
 					}
 				}
 				err := a.table([]string{"TIME", "TASK", "AGENT", "CONSUMER", "SKILL", "OUTCOME", "TOKENS IN", "TOKENS OUT", "API CALLS", "MS", "USD"}, rows)
@@ -205,6 +205,7 @@ func (a *app) usageAggregateCommand(flags *nodeFlags) *cobra.Command {
 	}
 	filter.add(cmd)
 	cmd.Flags().StringVar(&by, "by", "agent", "what to add up by; several as a comma list")
+	cmd.Flags().StringVar(&by, "group-by", "agent", "the same as --by, as the parameter is called over HTTP")
 	cmd.Flags().StringVar(&tz, "tz", "", "time zone of days, weeks and months (IANA name; default UTC)")
 	return cmd
 }
@@ -216,7 +217,7 @@ func (a *app) members(object jsontext.Value) error {
 		return err
 	}
 	for i, name := range names {
-		if _, err := fmt.Fprintf(a.out, "%-22s %s\n", name, values[i]); err != nil {
+		if _, err := fmt.Fprintf(a.out, "%-24s %s\n", name, values[i]); err != nil {
 			return err
 		}
 	}

@@ -126,7 +126,7 @@ func routes() []route {
 			with(recordFilter(), groupPaging()).answering(200, groupPage{}),
 		usage("GET", "/stats", "usageStats", operators, (*API).stats, "What the store holds").answering(200, statsAnswer{}),
 		usage("GET", "/export", "exportUsage", agents, (*API).export, "Every selected record as JSON, CSV or NDJSON, closed by a count and a hash").
-			with([]parameter{formatParam}, recordFilter(), []parameter{exportLimitParam}).answering(200, exportDocument{}),
+			with([]parameter{formatParam, formatAlias}, recordFilter(), []parameter{exportLimitParam}).answering(200, exportDocument{}),
 		usage("GET", "/{task_id}", "usageOfTask", agents, (*API).taskUsage, "The records of one task").
 			with([]parameter{taskPathParam}).answering(200, taskRecords{}),
 		usage("POST", "", "recordUsage", anyone, (*API).record, "Report the usage of one task, or (operator) correct a record").

@@ -160,7 +160,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 					t.Errorf("%s: the text varies: %s", r, v["detail"])
 				}
 			default:
-				if v := got.refuses(401, asap.CodeUnauthenticated); v["detail"] != "Authentication required" || got.Header().Get("WWW-Authenticate") != "Bearer" {
+				text := map[string]string{"": "Authentication required", "nonsense": "Invalid authentication token"}[who]
+				if v := got.refuses(401, asap.CodeUnauthenticated); v["detail"] != text || got.Header().Get("WWW-Authenticate") != "Bearer" {
 					t.Errorf("%s: %s, %v", r, v["detail"], got.Header())
 				}
 			}

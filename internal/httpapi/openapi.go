@@ -24,6 +24,7 @@ var (
 		doc: "agent, consumer, hour, day, week (ISO, Monday), month, skill, outcome, delegation, or several with commas"}
 	zoneParam         = parameter{name: "tz", in: "query", kind: "string", doc: "time zone of the calendar, such as Europe/Berlin; UTC if left out"}
 	formatParam       = parameter{name: "export_format", in: "query", kind: "string", enum: []any{"json", "csv", "ndjson"}, doc: "json if left out"}
+	formatAlias       = parameter{name: "format", in: "query", kind: "string", enum: []any{"json", "csv", "ndjson"}, doc: "the same as export_format"}
 	exportLimitParam  = parameter{name: "limit", in: "query", kind: "integer", doc: "at most so many records (1 to 100000); all if left out. A limit that cuts is told by complete: false"}
 	taskPathParam     = parameter{name: "task_id", in: "path", kind: "string", required: true, doc: "id of the task"}
 	entryPathParam    = parameter{name: "id", in: "path", kind: "string", required: true, doc: "id of the audit entry"}
@@ -130,7 +131,7 @@ type Totals struct {
 	APICalls        int64   `json:"total_api_calls"`
 	TokensPerTask   average `json:"avg_tokens_per_task"`
 	DurationPerTask average `json:"avg_duration_ms_per_task"`
-	CostUSD         string  `json:"total_cost_usd" doc:"decimal text"`
+	CostUSD         *string `json:"total_cost_usd" doc:"decimal text; null while none of the tasks has a price"`
 	Unpriced        int64   `json:"unpriced_tasks" doc:"tasks whose price is not known and not in the cost"`
 	Unreported      int64   `json:"unreported_tasks" doc:"tasks whose tokens are not known and not in the tokens"`
 }
@@ -294,7 +295,7 @@ type usageRecord struct {
 	TokensIn      *int64         `json:"tokens_in" doc:"null if not reported"`
 	TokensOut     *int64         `json:"tokens_out" doc:"null if not reported"`
 	Tokens        *tokenDetail   `json:"tokens"`
-	DurationMS    int64          `json:"duration_ms"`
+	DurationMS    *int64         `json:"duration_ms" doc:"null if not known"`
 	APICalls      *int64         `json:"api_calls"`
 	Timestamp     string         `json:"timestamp" format:"date-time"`
 	Outcome       string         `json:"outcome"`

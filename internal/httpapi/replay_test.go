@@ -67,6 +67,7 @@ var differences = map[string]struct {
 	"get_big_tokens":                          {200, "usage-quantity-bound"},
 	"summary_big":                             {200, "usage-quantity-bound"},
 	"aggregate_day_uses_local_date_of_record": {200, "usage-calendar"},
+	"export_parameter_format_is_ignored":      {200, "usage-export-format"},
 	"export_csv_empty":                        {200, "usage-csv-columns"},
 	"export_csv":                              {200, "usage-csv-columns"},
 	"export_csv_filtered_limit":               {200, "usage-csv-columns"},

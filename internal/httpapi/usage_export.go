@@ -17,7 +17,7 @@ const (
 )
 
 func (a *API) export(c *call) error {
-	name, err := c.params.text("export_format")
+	name, err := c.params.text("export_format", "format")
 	if err != nil {
 		return err
 	}

@@ -299,10 +299,14 @@ func totalsOf(s metering.Sums) (Totals, error) {
 	if err != nil {
 		return Totals{}, err
 	}
+	var cost *string
+	if s.Unpriced == 0 || s.Unpriced != s.Tasks || s.CostNanoUSD != 0 {
+		cost = new(s.CostNanoUSD.String())
+	}
 	return Totals{
 		Tokens: tokens, TokensIn: s.TokensIn, TokensOut: s.TokensOut, DurationMS: s.DurationMS, Tasks: s.Tasks, APICalls: s.APICalls,
 		TokensPerTask: averageOf(tokens, s.Tasks), DurationPerTask: averageOf(s.DurationMS, s.Tasks),
-		CostUSD: s.CostNanoUSD.String(), Unpriced: s.Unpriced, Unreported: s.Unreported,
+		CostUSD: cost, Unpriced: s.Unpriced, Unreported: s.Unreported,
 	}, nil
 }
 

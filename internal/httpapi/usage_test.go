@@ -247,6 +247,7 @@ func TestBadParameters(t *testing.T) {
 		{"/usage/aggregate?group_by=day&cursor=x", "cursor", 422, asap.CodeInvalidCursor},
 		{"/usage/summary?start=x", "start", 422, asap.CodeInvalidTime},
 		{"/usage/export?export_format=xml", "export_format", 422, asap.CodeInvalidFilter},
+		{"/usage/export?export_format=csv&format=json", "format", 422, asap.CodeInvalidFilter},
 		{"/usage/export?export_format=", "export_format", 422, asap.CodeInvalidFilter},
 		{"/usage/export?limit=100001", "limit", 422, asap.CodeInvalidFilter},
 		{"/usage/export?start=x", "start", 422, asap.CodeInvalidTime},
@@ -364,7 +365,7 @@ func TestGroupsOfEveryKind(t *testing.T) {
 	if sum["total_cost_usd"] != "0.0015" || sum["unpriced_tasks"] != 2.0 || sum["unreported_tasks"] != 1.0 || sum["avg_duration_ms_per_task"] != 5.0 {
 		t.Errorf("%v", sum)
 	}
-	if v := n.get("/usage/summary?agent=urn:asap:agent:nobody").is(200); v["avg_tokens_per_task"] != nil || v["total_tasks"] != 0.0 {
+	if v := n.get("/usage/summary?agent=urn:asap:agent:nobody").is(200); v["avg_tokens_per_task"] != nil || v["total_tasks"] != 0.0 || v["total_cost_usd"] != "0" {
 		t.Errorf("%v", v)
 	}
 }
@@ -388,7 +389,7 @@ func TestExportsOverHTTP(t *testing.T) {
 		b, err := io.ReadAll(got.Body)
 		return got.Header, got.Trailer, b, err
 	}
-	for query, media := range map[string]string{"": "application/json", "?export_format=csv": "text/csv; charset=utf-8", "?export_format=ndjson": "application/x-ndjson"} {
+	for query, media := range map[string]string{"": "application/json", "?export_format=csv": "text/csv; charset=utf-8", "?export_format=ndjson": "application/x-ndjson", "?format=ndjson": "application/x-ndjson"} {
 		header, trailer, b, err := fetch(query)
 		if err != nil || header.Get("Content-Type") != media || trailer.Get(trailerCount) != "2" || trailer.Get(trailerComplete) != "true" {
 			t.Errorf("%s: %v %v %v", query, err, header, trailer)

@@ -335,14 +335,16 @@ func appendEnded(d []byte, r *metering.Record, failure string, charged *metering
 	if charged != nil {
 		d = append(charged.Append(append(d, `"charged_usd":"`...)), `",`...)
 	}
-	d = strconv.AppendInt(append(d, `"duration_ms":`...), r.DurationMS, 10)
+	if r.DurationMS != nil {
+		d = append(strconv.AppendInt(append(d, `"duration_ms":`...), *r.DurationMS, 10), ',')
+	}
 	if failure != "" {
-		d = appendText(append(d, `,"failure":`...), failure)
+		d = append(appendText(append(d, `"failure":`...), failure), ',')
 	}
 	if r.Indeterminate {
-		d = append(d, `,"indeterminate":true`...)
+		d = append(d, `"indeterminate":true,`...)
 	}
-	d = appendText(append(d, `,"outcome":`...), string(r.Outcome))
+	d = appendText(append(d, `"outcome":`...), string(r.Outcome))
 	if r.Overrun {
 		d = append(d, `,"overrun":true`...)
 	}

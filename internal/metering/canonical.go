@@ -48,8 +48,7 @@ func (r *Record) appendMembers(dst []byte, what extent) []byte {
 		dst = append(dst, `,"delegation":`...)
 		dst = d.appendJSON(dst)
 	}
-	dst = append(dst, `,"duration_ms":`...)
-	dst = strconv.AppendInt(dst, r.DurationMS, 10)
+	dst = memberCount(dst, "duration_ms", r.DurationMS)
 	dst = memberText(dst, "evidence", string(r.Evidence))
 	if what != unnamed {
 		dst = memberText(dst, "id", r.ID)
@@ -124,8 +123,7 @@ func (r *Record) AppendJSON(dst []byte) []byte {
 	} else {
 		dst = r.Tokens.appendJSON(dst)
 	}
-	dst = append(dst, `,"duration_ms":`...)
-	dst = strconv.AppendInt(dst, r.DurationMS, 10)
+	dst = nullableCount(dst, "duration_ms", r.DurationMS)
 	dst = nullableCount(dst, "api_calls", r.APICalls)
 	dst = append(dst, `,"timestamp":`...)
 	dst = appendTime(dst, r.Timestamp)

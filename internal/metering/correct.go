@@ -39,7 +39,7 @@ func Correct(original *Record, c Correction, now time.Time) (Record, error) {
 	switch c.Kind {
 	case Void:
 		r.TokensIn, r.TokensOut, r.APICalls = negated(original.TokensIn), negated(original.TokensOut), negated(original.APICalls)
-		r.DurationMS = -original.DurationMS
+		r.DurationMS = negated(original.DurationMS)
 		t := &original.Tokens
 		r.Tokens = Tokens{
 			negated(t.InputUncached), negated(t.InputCacheRead), negated(t.InputCacheWrite),
@@ -54,7 +54,7 @@ func Correct(original *Record, c Correction, now time.Time) (Record, error) {
 		}
 	case Adjustment:
 		r.TokensIn, r.TokensOut, r.APICalls = c.TokensIn, c.TokensOut, c.APICalls
-		r.DurationMS, r.CostNanoUSD = deref(c.DurationMS), c.CostNanoUSD
+		r.DurationMS, r.CostNanoUSD = c.DurationMS, c.CostNanoUSD
 		if c.CostNanoUSD == nil {
 			r.PriceList = ""
 		}

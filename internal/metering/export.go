@@ -146,7 +146,7 @@ func (e *exporter) csv(r *Record) error {
 	b = appendCell(append(b, ','), string(r.Consumer))
 	b = appendCountCell(b, r.TokensIn)
 	b = appendCountCell(b, r.TokensOut)
-	b = appendCountCell(b, &r.DurationMS)
+	b = appendCountCell(b, r.DurationMS)
 	b = appendCountCell(b, r.APICalls)
 	b = append(appendInstant(append(b, ','), r.Timestamp), "+00:00"...)
 	d := r.Delegation

@@ -120,7 +120,7 @@ func TestCSVAsRecorded(t *testing.T) {
 	n, m, calls := int64(300), int64(600), int64(30)
 	cost := NanoUSD(15e8)
 	r := Record{
-		ID: "i", Kind: Usage, TaskID: "a,b\"c\nd", Agent: "café", Consumer: "=cmd()", TokensIn: &n, TokensOut: &m, DurationMS: 3000, APICalls: &calls,
+		ID: "i", Kind: Usage, TaskID: "a,b\"c\nd", Agent: "café", Consumer: "=cmd()", TokensIn: &n, TokensOut: &m, DurationMS: new(int64(3000)), APICalls: &calls,
 		Timestamp: noon.Add(-60e9), Outcome: Completed, Evidence: Observed, CostNanoUSD: &cost, ReceivedAt: noon.Add(5e5),
 	}
 	var b bytes.Buffer

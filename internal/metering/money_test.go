@@ -109,7 +109,7 @@ func TestPriceIsExactAndRoundedOnce(t *testing.T) {
 			t.Fatalf("%s: %v", members, err)
 		}
 		uncached := in - read - write
-		r := Record{TokensIn: &in, TokensOut: &out, APICalls: &calls, DurationMS: ms, Tokens: Tokens{InputUncached: &uncached, InputCacheRead: &read, InputCacheWrite: &write}}
+		r := Record{TokensIn: &in, TokensOut: &out, APICalls: &calls, DurationMS: &ms, Tokens: Tokens{InputUncached: &uncached, InputCacheRead: &read, InputCacheWrite: &write}}
 
 		// The naive model: rational dollars.
 		want := new(big.Rat)
@@ -174,7 +174,8 @@ func TestPriceOfTheUnknownIsUnknown(t *testing.T) {
 		{"input not reported", `{"usd_per_million_tokens_cache_read":"1"}`, Record{}, false, "0"},
 		{"half a nano-dollar rounds up", `{"usd_per_million_tokens_in":"0.0001"}`, Record{TokensIn: &n}, true, "0.000000001"},
 		{"less rounds down", `{"usd_per_million_tokens_in":"0.00009"}`, Record{TokensIn: &n}, true, "0"},
-		{"time", `{"usd_per_second":"0.001"}`, Record{DurationMS: 1500}, true, "0.0015"},
+		{"time", `{"usd_per_second":"0.001"}`, Record{DurationMS: new(int64(1500))}, true, "0.0015"},
+		{"time that nobody measured", `{"usd_per_second":"0.001"}`, Record{}, false, "0"},
 	} {
 		cost, priced, err := list(c.list).Price(&c.record)
 		if err != nil || priced != c.priced || cost.String() != c.want {

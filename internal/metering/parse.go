@@ -27,7 +27,7 @@ type wireRecord struct {
 	Consumer      string          `json:"consumer"`
 	CostUSD       *string         `json:"cost_usd"`
 	Delegation    *wireDelegation `json:"delegation"`
-	DurationMS    int64           `json:"duration_ms"`
+	DurationMS    Count           `json:"duration_ms"`
 	Evidence      Evidence        `json:"evidence"`
 	ID            string          `json:"id"`
 	Indeterminate bool            `json:"indeterminate"`
@@ -193,7 +193,7 @@ func (v *validation) quantities(r *Record) {
 	}
 	v.count("tokens_in", r.TokensIn, least)
 	v.count("tokens_out", r.TokensOut, least)
-	v.count("duration_ms", &r.DurationMS, least)
+	v.count("duration_ms", r.DurationMS, least)
 	v.count("api_calls", r.APICalls, least)
 	t := &r.Tokens
 	v.count("tokens.input.uncached", t.InputUncached, least)

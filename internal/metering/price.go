@@ -293,7 +293,7 @@ func (l *PriceList) Price(r *Record) (cost NanoUSD, priced bool, err error) {
 		{p.PerMillionTokensCacheWrite, write, 1},
 		{p.PerMillionTokensOut, r.TokensOut, 1},
 		{p.PerAPICall, r.APICalls, 1e6},
-		{p.PerSecond, &r.DurationMS, 1e3},
+		{p.PerSecond, r.DurationMS, 1e3},
 	}
 	var sum product128
 	any := false

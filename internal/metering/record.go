@@ -80,7 +80,7 @@ type Record struct {
 	TokensIn   Count
 	TokensOut  Count
 	APICalls   Count
-	DurationMS int64 // measured by the node; 0 in a report that leaves it out
+	DurationMS Count // measured by the node; nil in a report that leaves it out and for a task whose node died
 	Tokens     Tokens
 	Model      string
 	Delegation *Delegation

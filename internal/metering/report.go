@@ -55,7 +55,7 @@ func (b Bounds) ParseReport(v jsontext.Value, now time.Time) (Record, error) {
 		Consumer:   asap.AgentURN(in.spelledTwice("consumer", "consumer_id")),
 		TokensIn:   in.count(in.members, "", "tokens_in"),
 		TokensOut:  in.count(in.members, "", "tokens_out"),
-		DurationMS: deref(in.count(in.members, "", "duration_ms")),
+		DurationMS: in.count(in.members, "", "duration_ms"),
 		APICalls:   in.count(in.members, "", "api_calls"),
 		Timestamp:  in.instant("timestamp"),
 		ID:         in.text("id", false),

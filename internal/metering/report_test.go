@@ -316,3 +316,22 @@ func FuzzReport(f *testing.F) {
 		}
 	})
 }
+
+// A duration nobody reported is not one of 0 ms.
+func TestDurationLeftOut(t *testing.T) {
+	const body = `{"task_id":"t","agent":"urn:asap:agent:a","consumer":"urn:asap:agent:c","timestamp":"2026-02-20T11:59:00Z"`
+	unknown, err := ParseReport(jsontext.Value(body+"}"), noon)
+	if err != nil || unknown.DurationMS != nil {
+		t.Fatalf("%v, %v", unknown.DurationMS, err)
+	}
+	zero, err := ParseReport(jsontext.Value(body+`,"duration_ms":0}`), noon)
+	if err != nil || zero.DurationMS == nil || *zero.DurationMS != 0 {
+		t.Fatalf("%v, %v", zero.DurationMS, err)
+	}
+	if zero.ID == unknown.ID {
+		t.Error("the two are one report")
+	}
+	if wire := string(unknown.AppendJSON(nil)); !strings.Contains(wire, `"duration_ms":null`) {
+		t.Error(wire)
+	}
+}

@@ -25,7 +25,7 @@ type Sums struct {
 func SumsOf(r *Record) Sums {
 	s := Sums{
 		TokensIn: deref(r.TokensIn), TokensOut: deref(r.TokensOut),
-		APICalls: deref(r.APICalls), DurationMS: r.DurationMS,
+		APICalls: deref(r.APICalls), DurationMS: deref(r.DurationMS),
 	}
 	switch r.Kind {
 	case Usage:

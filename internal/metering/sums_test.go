@@ -62,7 +62,7 @@ func naiveSums(records []Record, keep func(*Record) bool) *naive {
 		tasks := map[Kind]int64{Usage: 1, Void: -1}[r.Kind]
 		add := func(to *big.Int, by int64) { to.Add(to, big.NewInt(by)) }
 		add(&n.tasks, tasks)
-		add(&n.ms, r.DurationMS)
+		add(&n.ms, deref(r.DurationMS))
 		if r.TokensIn != nil {
 			add(&n.in, *r.TokensIn)
 		}
@@ -347,7 +347,7 @@ func TestCorrections(t *testing.T) {
 	n, cost := int64(5), NanoUSD(9)
 	r := Record{
 		ID: "r", Kind: Usage, TaskID: "t", Agent: "urn:asap:agent:a", Consumer: "urn:asap:agent:c", Outcome: Failed, Evidence: SelfReported, Timestamp: noon,
-		TokensIn: &n, Tokens: Tokens{InputUncached: &n}, DurationMS: 7, CostNanoUSD: &cost, PriceList: "p", Signature: []byte{1}, Sequence: 3,
+		TokensIn: &n, Tokens: Tokens{InputUncached: &n}, DurationMS: new(int64(7)), CostNanoUSD: &cost, PriceList: "p", Signature: []byte{1}, Sequence: 3,
 	}
 	void, err := Correct(&r, Correction{ID: "v", Kind: Void, Ref: "r", Reason: "wrong agent"}, noon.Add(time.Hour))
 	if err != nil {

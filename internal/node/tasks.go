@@ -56,7 +56,7 @@ func (t tasks) Settle(ctx context.Context, s agent.Settlement) (agent.Receipt, e
 		Kind: metering.Usage, TaskID: s.TaskID, Agent: s.Agent, Consumer: s.Consumer, Verified: s.Verified,
 		Skill: s.Skill, Outcome: metering.Outcome(s.Outcome), ParentTask: s.ParentTask, TraceID: s.TraceID,
 		TokensIn: q.TokensIn, TokensOut: q.TokensOut, Tokens: metering.Tokens(q.Tokens), APICalls: q.APICalls,
-		Model: q.Model, Evidence: metering.Evidence(q.Evidence), DurationMS: s.DurationMS, Timestamp: s.EndedAt.UTC().Truncate(time.Microsecond),
+		Model: q.Model, Evidence: metering.Evidence(q.Evidence), DurationMS: &s.DurationMS, Timestamp: s.EndedAt.UTC().Truncate(time.Microsecond),
 	}
 	if record.Evidence == "" { // nothing was reported: the duration is what this node saw
 		record.Evidence = metering.Observed

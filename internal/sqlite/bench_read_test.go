@@ -83,7 +83,7 @@ func filled(b *testing.B, n int) *sqlite.Store {
 			k := at + i
 			batch[i].Record = metering.Record{ID: fmt.Sprintf("rep_%09d", k), Kind: metering.Usage, TaskID: asap.TaskID(fmt.Sprintf("own_%09d", k)),
 				Agent: asap.AgentURN(fmt.Sprintf("urn:asap:agent:worker-%d", k%10)), Consumer: asap.AgentURN(fmt.Sprintf("urn:asap:agent:consumer-%d", k/10%10)),
-				Outcome: metering.Completed, Evidence: metering.SelfReported, TokensIn: new(int64(k % 1000)), TokensOut: new(int64(k % 77)), DurationMS: 5,
+				Outcome: metering.Completed, Evidence: metering.SelfReported, TokensIn: new(int64(k % 1000)), TokensOut: new(int64(k % 77)), DurationMS: new(int64(5)),
 				Timestamp: now.Add(-time.Duration(k%(30*24*60)) * time.Minute)}
 		}
 		if _, err := l.Record(b.Context(), batch, ledger.Atomic); err != nil {

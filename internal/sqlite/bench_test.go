@@ -87,7 +87,7 @@ func benchmarkPostings(b *testing.B, links []ledger.Link, both bool) {
 	in, out, calls := int64(1200), int64(340), int64(2)
 	settle := func(i int) {
 		r := metering.Record{Agent: "urn:asap:agent:worker", Consumer: consumer(i), Skill: "echo", Outcome: metering.Completed,
-			Evidence: metering.Observed, TokensIn: &in, TokensOut: &out, APICalls: &calls, DurationMS: 12}
+			Evidence: metering.Observed, TokensIn: &in, TokensOut: &out, APICalls: &calls, DurationMS: new(int64(12))}
 		if _, err := l.Settle(ctx, ledger.Settlement{TaskID: tasks[i], Record: r, Answer: answer}); err != nil {
 			b.Error(err)
 		}

@@ -30,7 +30,7 @@ func admission(n int) ledger.Admission {
 func settlement(n int) ledger.Settlement {
 	return ledger.Settlement{TaskID: asap.TaskID("task_" + strconv.Itoa(n)), Answer: []byte("answer " + strconv.Itoa(n)),
 		Record: metering.Record{Outcome: metering.Completed, Evidence: metering.Observed, TokensIn: new(int64(100 + n)), TokensOut: new(int64(n)),
-			APICalls: new(int64(1)), DurationMS: 20}}
+			APICalls: new(int64(1)), DurationMS: new(int64(20))}}
 }
 
 func (r *rig) admit(a ledger.Admission) ledger.Admitted {

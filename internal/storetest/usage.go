@@ -19,7 +19,7 @@ import (
 // report is usage number n as an agent reports it.
 func report(n int) ledger.Report {
 	return ledger.Report{Record: metering.Record{ID: fmt.Sprintf("rep_%04d", n), Kind: metering.Usage, TaskID: asap.TaskID(fmt.Sprintf("own_%d", n)),
-		Agent: worker, Consumer: bob, Outcome: metering.Completed, Evidence: metering.SelfReported, TokensIn: new(int64(10)), DurationMS: 5,
+		Agent: worker, Consumer: bob, Outcome: metering.Completed, Evidence: metering.SelfReported, TokensIn: new(int64(10)), DurationMS: new(int64(5)),
 		Timestamp: epoch.Add(-time.Duration(n) * time.Minute)}}
 }
 
@@ -57,7 +57,7 @@ func testReports(t *testing.T, b Backend) {
 		}
 	}
 	wrong := report(30)
-	wrong.Record.DurationMS = -1
+	wrong.Record.DurationMS = new(int64(-1))
 	void := report(31)
 	void.Record.Kind = metering.Void
 	for _, bad := range []ledger.Report{wrong, void} {
