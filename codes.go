@@ -110,6 +110,11 @@ const (
 	CodeRecordConflict Code = "record_conflict"
 	CodeBatchTooLarge  Code = "batch_too_large"
 
+	CodeManifestKey      Code = "manifest_key"
+	CodeManifestOutdated Code = "manifest_outdated"
+	CodeManifestConflict Code = "manifest_conflict"
+	CodeTooManyKeys      Code = "too_many_keys"
+
 	CodeDelegationTooLarge         Code = "delegation_too_large"
 	CodeDelegationDepth            Code = "delegation_depth"
 	CodeDelegationMalformed        Code = "delegation_malformed"
@@ -217,6 +222,11 @@ var codeTable = [...]CodeInfo{
 	{CodeRecordTooLate, RPCInvalidParams, 422, "The usage record is older than the node accepts.", false},
 	{CodeRecordConflict, RPCInvalidParams, 409, "A usage record with this id exists and says something else.", false},
 	{CodeBatchTooLarge, RPCInvalidParams, 413, "The batch has more items than allowed.", false},
+
+	{CodeManifestKey, RPCInvalidParams, 403, "The manifest is not signed with a key that is known to be this agent's.", false},
+	{CodeManifestOutdated, RPCInvalidParams, 409, "A newer version of this manifest is or was registered.", false},
+	{CodeManifestConflict, RPCInvalidParams, 409, "This version of the manifest is registered with other content; raise the version.", false},
+	{CodeTooManyKeys, RPCInvalidParams, 409, "The agent has as many keys as it may have.", false},
 
 	{CodeDelegationTooLarge, RPCDelegationInvalid, 431, "The delegation token is too large.", false},
 	{CodeDelegationDepth, RPCDelegationDenied, 403, "The chain of delegations is longer than allowed.", false},
