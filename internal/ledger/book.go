@@ -9,6 +9,7 @@ import (
 	asap "github.com/asap-protocol/asap-go"
 	"github.com/asap-protocol/asap-go/audit"
 	"github.com/asap-protocol/asap-go/internal/metering"
+	"github.com/asap-protocol/asap-go/internal/registry"
 )
 
 // book is the ledger as one transaction sees it: what was loaded, changed by
@@ -30,6 +31,7 @@ type book struct {
 	rollups     map[RollupKey]*cell[metering.Sums]
 	revocations map[BudgetKey]*Revocation
 	tokens      map[BudgetKey]bool // known ones, of those asked for
+	agents      map[asap.AgentURN]*registry.Agent
 	purgeable   int64
 
 	changes  Changes
@@ -50,7 +52,7 @@ func newBook(now time.Time, l *Ledger) *book {
 	return &book{ledger: l, now: now.UTC().Truncate(time.Microsecond),
 		tasks: map[asap.TaskID]*Task{}, envelopes: map[EnvelopeKey]*Task{}, records: map[string]*StoredRecord{},
 		corrections: map[string][]*StoredRecord{}, budgets: map[BudgetKey]*cell[Budget]{}, rollups: map[RollupKey]*cell[metering.Sums]{},
-		revocations: map[BudgetKey]*Revocation{}, tokens: map[BudgetKey]bool{}}
+		revocations: map[BudgetKey]*Revocation{}, tokens: map[BudgetKey]bool{}, agents: map[asap.AgentURN]*registry.Agent{}}
 }
 
 // run applies a group inside a transaction. Refusals are the operations' own;
@@ -100,6 +102,9 @@ func (b *book) load(ctx context.Context, tx Tx, n *Needs) error {
 	}
 	for _, r := range got.Corrections {
 		b.corrections[r.Record.Ref] = append(b.corrections[r.Record.Ref], r)
+	}
+	for _, a := range got.Agents {
+		b.agents[a.ID] = a
 	}
 	for _, v := range got.Budgets {
 		b.budgets[v.Key()] = &cell[Budget]{value: v, exists: true}

@@ -14,6 +14,7 @@ import (
 	asap "github.com/asap-protocol/asap-go"
 	"github.com/asap-protocol/asap-go/audit"
 	"github.com/asap-protocol/asap-go/internal/metering"
+	"github.com/asap-protocol/asap-go/internal/registry"
 )
 
 const (
@@ -41,6 +42,11 @@ type Options struct {
 	// Committed is told what has become durable, in sequence order, on the
 	// committer's goroutine: it must not block. Nil for nobody.
 	Committed func(Batch)
+	// AgentsChanged is told what has become durable in the registry, in the order
+	// of the log, before anybody who waits for it is answered: what was registered
+	// is found at once. It runs on the committer's goroutine and must not block.
+	// Nil for nobody.
+	AgentsChanged func([]registry.Agent)
 	// Entropy feeds the ids of entries and records; nil for the system's.
 	Entropy io.Reader
 	// Queue is how many operations may wait; 0 for DefaultQueue.
@@ -119,6 +125,9 @@ func Open(ctx context.Context, store Store, o Options) (*Ledger, error) {
 	}
 	if o.Committed == nil {
 		o.Committed = func(Batch) {}
+	}
+	if o.AgentsChanged == nil {
+		o.AgentsChanged = func([]registry.Agent) {}
 	}
 	l := &Ledger{store: store, opts: o, ids: asap.NewIDSource(), queue: make(chan *pending, o.Queue), priced: map[string]bool{}}
 	l.prices.Store(o.Prices)
@@ -235,6 +244,9 @@ func (l *Ledger) commit(ctx context.Context, group []*pending) {
 		l.fatal.Store(&err)
 	case !errors.Is(err, ErrUnavailable):
 		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	if err == nil && len(b.changes.Agents) > 0 {
+		l.opts.AgentsChanged(b.changes.Agents)
 	}
 	for _, p := range group {
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	asap "github.com/asap-protocol/asap-go"
 	"github.com/asap-protocol/asap-go/audit"
 	"github.com/asap-protocol/asap-go/internal/metering"
+	"github.com/asap-protocol/asap-go/internal/registry"
 )
 
 // Store keeps the ledger. The rules are all in this package: a store loads what
@@ -58,6 +59,8 @@ type Needs struct {
 	HeldExpiredBy time.Time
 	// PurgeBefore asks how many raw records are older.
 	PurgeBefore time.Time
+	// Agents of the registry, removed ones too.
+	Agents []asap.AgentURN
 }
 
 // EnvelopeKey is the key of an admission.
@@ -78,6 +81,7 @@ type Loaded struct {
 	Revocations []Revocation
 	Tokens      []BudgetKey // those of Needs.Tokens that are kept
 	Purgeable   int64
+	Agents      []*registry.Agent // without Manifest and Entry
 }
 
 // Counters are the single values of a store.
@@ -193,6 +197,7 @@ type Changes struct {
 	Records    []*StoredRecord
 	Rollups    []Rollup // inserted or replaced
 	PriceLists []StoredPriceList
+	Agents     []registry.Agent // inserted or replaced, with their keys
 	// Tokens are kept unless their key is there already, Revocations are new.
 	Tokens      []Token
 	Revocations []Revocation

@@ -47,6 +47,7 @@ func (t *tx) Load(_ context.Context, n *ledger.Needs) (*ledger.Loaded, error) {
 	step(len(n.Rollups) > 0, l.rollups)
 	step(len(n.Revocations) > 0, l.revocations)
 	step(len(n.Tokens) > 0, l.tokens)
+	step(len(n.Agents) > 0, l.agents)
 	step(!n.PurgeBefore.IsZero(), l.purgeable)
 	// The links are known only after the tasks.
 	step(len(l.linked) > 0, l.links)

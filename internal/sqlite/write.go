@@ -56,6 +56,11 @@ func (t *tx) Write(_ context.Context, c *ledger.Changes) error {
 			return fmt.Errorf("revocation of %s: %w", c.Revocations[i].TokenID, err)
 		}
 	}
+	for i := range c.Agents {
+		if err := t.putAgent(&c.Agents[i]); err != nil {
+			return fmt.Errorf("agent %s: %w", c.Agents[i].ID, err)
+		}
+	}
 	if err := t.appendEntries(c.Entries); err != nil {
 		return fmt.Errorf("audit log: %w", err)
 	}
