@@ -32,7 +32,7 @@ test: ## run the tests, in random order
 
 .PHONY: race
 race: ## run the tests of packages with concurrent code under the race detector
-	CGO_ENABLED=1 $(GO) test -race $(RACE_PACKAGES)
+	CGO_ENABLED=1 $(GO) test -race -short $(RACE_PACKAGES)
 
 .PHONY: cover
 cover: ## measure statement coverage, per package and in total, into coverage.out

@@ -81,7 +81,7 @@ type Ledger struct {
 
 	// The rest belongs to the committer: whoever runs commit.
 	priced map[string]bool // price lists that are stored for sure
-	last   int             // size of the last group, to guess whether more is coming
+	expect int             // callers that were waiting lately: how large a group may become
 	next   *pending        // taken from the queue, but to be a group of its own
 }
 
@@ -201,11 +201,15 @@ func (l *Ledger) stopped() error {
 	return nil
 }
 
+// maxYields bounds how often gather lets others run: a few microseconds when
+// nobody comes.
+const maxYields = 32
+
 // gather takes what has come together behind first. A group forms by itself
 // while the one before it is written; when the callers of that one have just
 // been woken it pays to let them run first.
 func (l *Ledger) gather(first *pending) []*pending {
-	group := append(make([]*pending, 0, l.last+1), first)
+	group := append(make([]*pending, 0, l.expect+1), first)
 	weight := first.op.weight()
 	if weight >= MaxGroup {
 		return group
@@ -221,7 +225,7 @@ func (l *Ledger) gather(first *pending) []*pending {
 				return group
 			}
 		default:
-			if len(group) >= l.last || yields == 8 {
+			if len(group) >= l.expect || yields == maxYields {
 				return group
 			}
 			yields++
@@ -232,7 +236,6 @@ func (l *Ledger) gather(first *pending) []*pending {
 
 // commit has the store apply a group, wakes its callers and tells the feed.
 func (l *Ledger) commit(ctx context.Context, group []*pending) {
-	l.last = len(group)
 	var b *book
 	err := l.store.Update(ctx, func(tx Tx) error {
 		b = newBook(l.opts.Now(), l)
@@ -248,6 +251,7 @@ func (l *Ledger) commit(ctx context.Context, group []*pending) {
 	if err == nil && len(b.changes.Agents) > 0 {
 		l.opts.AgentsChanged(b.changes.Agents)
 	}
+	l.expect = len(group) + len(l.queue)
 	for _, p := range group {
 		if err != nil {
 			p.err = err

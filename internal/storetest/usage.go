@@ -204,7 +204,11 @@ func testFilters(t *testing.T, b Backend) {
 	consumers := []asap.AgentURN{alice, bob}
 	outcomes := []metering.Outcome{metering.Completed, metering.Failed, metering.Cancelled}
 	var batch []ledger.Report
-	for n := range 600 {
+	size := 600
+	if testing.Short() { // under the race detector
+		size = 150
+	}
+	for n := range size {
 		rep := report(n)
 		rec := &rep.Record
 		rec.Agent, rec.Consumer, rec.Outcome = agents[n%3], consumers[n%2], outcomes[n%5%3]
