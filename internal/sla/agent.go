@@ -189,9 +189,6 @@ func (a *agent) expiry(o int, w Window, now Instant) Instant {
 	default:
 		last = a.lastJudged
 	}
-	if last >= now {
-		return never
-	}
 	return last + 2*w.width() + overlap(a.granted, last, now)
 }
 

@@ -13,6 +13,9 @@ type Bucket struct {
 	Tier  Tier
 	Start Instant
 	Agent string
+	// Registered is when the agent was registered: an agent that comes back after
+	// its removal begins anew.
+	Registered Instant
 	Counts
 	// SLAVersion tells which promise Slow and Slow2 were counted against; they say
 	// nothing under another.

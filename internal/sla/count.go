@@ -39,13 +39,13 @@ func (e *Engine) countIn(a *agent, tier Tier, start Instant, c Counts, latency *
 	}
 	amended := b != nil && b.Start > start
 	if b == nil || amended {
-		b = &Bucket{Tier: tier, Start: start, Agent: a.id, SLAVersion: a.promise.version}
+		b = &Bucket{Tier: tier, Start: start, Agent: a.id, Registered: a.registered, SLAVersion: a.promise.version}
 		if start <= a.closed[tier] || amended {
 			stored, ok, err := e.buckets.Get(tier, start, a.id)
 			if err != nil {
 				return err
 			}
-			if ok {
+			if ok && stored.Registered == a.registered {
 				stored.Counts, stored.SLAVersion = a.taken(&stored), a.promise.version
 				stored.Sketch = stored.Sketch.Clone()
 				*b = stored
@@ -101,8 +101,8 @@ func (e *Engine) rotate(now Instant) error {
 				return err
 			}
 			a := e.agents[b.Agent]
-			if a == nil || a.registered >= now-spec.width {
-				continue // of an earlier registration
+			if a == nil || a.registered != b.Registered {
+				continue
 			}
 			a.sums[l].add(a.taken(&b), -1)
 			a.sums[l].sketch.Subtract(&b.Sketch)

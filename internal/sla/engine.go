@@ -134,7 +134,7 @@ func (e *Engine) Observe(now Instant, p Probe) ([]Event, error) {
 			return nil
 		}
 		at := min(p.At, now)
-		a.observers.named(p.Observer).insert(result{at, at + a.holds, p.State})
+		a.observers.named(p.Observer).insert(Result{at, at + a.holds, p.State})
 		if at < now {
 			a.rewrite(at, now, &e.policy)
 		} else {

@@ -35,6 +35,10 @@ func newPromise(sla *asap.SLADefinition) promise {
 	return promise{sla.Availability, sla.MaxLatencyP95MS, sla.MaxErrorRate, sla.SupportHours, 0}
 }
 
+func (p *promise) definition() *asap.SLADefinition {
+	return &asap.SLADefinition{Availability: p.availability, MaxLatencyP95MS: p.latencyMS, MaxErrorRate: p.errorRate, SupportHours: p.supportHours}
+}
+
 func (p *promise) makes(o Objective) bool {
 	switch o {
 	case Availability:

@@ -148,22 +148,22 @@ func (tl timeline) lastMeasured(now Instant) Instant {
 	return end
 }
 
-// result is what one prober said; it holds until its next result, and at most to
-// until.
-type result struct {
+// Result is what one prober said; it holds until its next result, and at most to
+// Until.
+type Result struct {
 	At    Instant `json:"at"`
 	Until Instant `json:"until"`
 	State State   `json:"state"`
 }
 
-// observer is one prober of an agent, with its results in the order of their time.
-type observer struct {
+// Observer is one prober of an agent, with its results in the order of their time.
+type Observer struct {
 	Name    string   `json:"name"`
-	Results []result `json:"results"`
+	Results []Result `json:"results"`
 }
 
 // find returns the result that holds at t, nil if none does.
-func (o *observer) find(t Instant) *result {
+func (o *Observer) find(t Instant) *Result {
 	i := len(o.Results) - 1
 	for i >= 0 && o.Results[i].At > t { // nearly always the last one is meant
 		i--
@@ -175,7 +175,7 @@ func (o *observer) find(t Instant) *result {
 }
 
 // insert puts r behind all results that are not later.
-func (o *observer) insert(r result) {
+func (o *Observer) insert(r Result) {
 	i := len(o.Results)
 	for i > 0 && o.Results[i-1].At > r.At {
 		i--
@@ -184,15 +184,15 @@ func (o *observer) insert(r result) {
 }
 
 // observers are the probers of one agent.
-type observers []observer
+type observers []Observer
 
-func (os *observers) named(name string) *observer {
+func (os *observers) named(name string) *Observer {
 	for i := range *os {
 		if (*os)[i].Name == name {
 			return &(*os)[i]
 		}
 	}
-	*os = append(*os, observer{Name: name})
+	*os = append(*os, Observer{Name: name})
 	return &(*os)[len(*os)-1]
 }
 

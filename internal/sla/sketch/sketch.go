@@ -51,7 +51,7 @@ func newGrid() *grid {
 		// The point whose relative distance to both ends is the same.
 		g.value[bin] = (2*low*high + (low+high)/2) / (low + high)
 	}
-	g.last[bins-1] = max(g.last[bins-1], MaxMS)
+	g.last[bins-1], g.value[bins-1] = MaxMS, MaxMS // where longer ones are counted
 	for lead := range g.start {
 		g.start[lead] = uint16(perDoubling * math.Log2(1+float64(lead)/256))
 	}
