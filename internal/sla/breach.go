@@ -130,7 +130,7 @@ func (t *tracker) look(now Instant, v verdict, byTime bool, sub *subject, emit f
 		case phaseFiring, phaseResolving:
 			t.pause(now)
 		default:
-			t.phase, t.paused = phaseNoData, -1
+			*t = tracker{phase: phaseNoData, paused: -1}
 		}
 		return
 	}
@@ -154,7 +154,7 @@ func (t *tracker) look(now Instant, v verdict, byTime bool, sub *subject, emit f
 		}
 	case phasePending:
 		if !v.breached {
-			t.phase = phaseOK
+			*t = tracker{phase: phaseOK, paused: -1, steady: true}
 		}
 	case phaseFiring:
 		if !v.breached {
@@ -178,7 +178,7 @@ func (t *tracker) look(now Instant, v verdict, byTime bool, sub *subject, emit f
 }
 
 func (t *tracker) pause(now Instant) {
-	if t.paused < 0 {
+	if t.paused < 0 && t.phase >= phasePending {
 		t.paused = now
 	}
 }

@@ -6,6 +6,10 @@ import (
 	"io"
 )
 
+// rowsMatter is how long after an event rows of it may have to be taken out of a
+// window, or be forgotten.
+const rowsMatter = 35*day + 3*hour
+
 // count adds c, and a latency if there is one, to the buckets of all tiers from
 // the given one up that at falls into, and to all sums that hold those buckets.
 func (e *Engine) count(a *agent, at Instant, c Counts, latency *int64, from Tier) error {
@@ -25,7 +29,7 @@ func (e *Engine) count(a *agent, at Instant, c Counts, latency *int64, from Tier
 		}
 	}
 	e.touched[a] = struct{}{}
-	e.rows = max(e.rows, TierHour.bucketStart(at)+2*hour+LastMonth.width())
+	e.rows = max(e.rows, at+rowsMatter)
 	return nil
 }
 
@@ -57,6 +61,7 @@ func (e *Engine) countIn(a *agent, tier Tier, start Instant, c Counts, latency *
 		b.Sketch.Record(*latency)
 	}
 	if amended {
+		a.closed[tier] = max(a.closed[tier], start)
 		return e.buckets.Put(*b)
 	}
 	a.open[tier] = b
@@ -69,6 +74,18 @@ func (e *Engine) close(a *agent, tier Tier) error {
 	a.open[tier] = nil
 	a.closed[tier] = max(a.closed[tier], b.Start)
 	return e.buckets.Put(*b)
+}
+
+// closeAll puts all open buckets of an agent away.
+func (e *Engine) closeAll(a *agent) error {
+	for tier, b := range a.open {
+		if b != nil {
+			if err := e.close(a, Tier(tier)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // rotate is what a full minute brings: buckets that nothing in order can fall into

@@ -106,7 +106,8 @@ func (e *Engine) Remove(now Instant, agentID string) ([]Event, error) {
 		}
 		a.line.set(now, stateNone)
 		a.removed = now
-		return nil
+		delete(e.touched, a)
+		return e.closeAll(a)
 	})
 }
 

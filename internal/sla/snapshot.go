@@ -243,7 +243,7 @@ func (e *Engine) sumUp() error {
 	take := func(l lookback, a *agent, b *Bucket) {
 		a.sums[l].add(a.taken(b), 1)
 		a.sums[l].sketch.Merge(&b.Sketch)
-		e.rows = max(e.rows, b.Start+2*hour+LastMonth.width())
+		e.rows = max(e.rows, b.Start+hour+rowsMatter)
 	}
 	for l := range lookbackCount {
 		spec := lookbackSpecs[l]
@@ -254,11 +254,14 @@ func (e *Engine) sumUp() error {
 					return err
 				}
 				a := e.agents[b.Agent]
-				// What is open was put away later than the snapshot, if at all.
-				if a == nil || a.registered != b.Registered || (a.open[spec.tier] != nil && a.open[spec.tier].Start <= b.Start) || start > a.closed[spec.tier] {
+				if a == nil || a.registered != b.Registered {
 					continue
 				}
-				take(l, a, &b)
+				// What was open, or not there, was put away later than the snapshot.
+				open := a.open[spec.tier]
+				if start <= a.closed[spec.tier] && (open == nil || open.Start != start) {
+					take(l, a, &b)
+				}
 			}
 		}
 	}
