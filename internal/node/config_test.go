@@ -37,6 +37,19 @@ func TestDefaultsAreValid(t *testing.T) {
 	}
 }
 
+// Beyond loopback a node needs TLS, or the word that somebody else has it.
+func TestBeyondLoopback(t *testing.T) {
+	for _, text := range []string{
+		"listen: 0.0.0.0:80\ninsecure: true\n",
+		"listen: 0.0.0.0:80\ntls: {certificate: a.pem, key: b.pem}\n",
+		"listen: \":80\"\ntls: {certificate: a.pem, key: b.pem, client_ca: c.pem, client_required: true}\nauth: {oidc: {issuer: i, audience: \"a b\", jwks_url: \"https://example.com/jwks\", algorithms: \"ES256, EdDSA\"}}\n",
+	} {
+		if c, err := load(t, text); err != nil || c.Loopback() {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
 // Environment goes over the file, the file over the defaults.
 func TestPrecedence(t *testing.T) {
 	c, err := load(t, "listen: 127.0.0.1:1\ndata: from-file\nlimits:\n  task_timeout: 2d\n",
@@ -68,6 +81,13 @@ func TestBadConfiguration(t *testing.T) {
 		{"not an address", "listen: nowhere\n", "", "listen: \"nowhere\" is not HOST:PORT"},
 		{"beyond loopback", "listen: 0.0.0.0:80\n", "", "reachable from other machines"},
 		{"beyond loopback, all", "listen: \":80\"\n", "", "reachable from other machines"},
+		{"certificate without a key", "tls: {certificate: a.pem}\n", "", "tls.certificate: a certificate and its key go together"},
+		{"client authority alone", "tls: {client_ca: a.pem}\n", "", "tls.client_ca"},
+		{"client certificates of nobody", "tls: {certificate: a.pem, key: b.pem, client_required: true}\n", "", "tls.client_required"},
+		{"half a provider", "auth: {oidc: {issuer: \"https://i\"}}\n", "", "auth.oidc: issuer, audience and jwks_url go together"},
+		{"keys over plain http", "auth: {oidc: {issuer: i, audience: a, jwks_url: \"http://example.com/jwks\"}}\n", "", "an https URL is needed"},
+		{"a password in a URL", "auth: {oidc: {issuer: i, audience: a, jwks_url: \"https://u:hunter2@example.com/jwks\"}}\n", "", "without a password"},
+		{"symmetric algorithm", "auth: {oidc: {issuer: i, audience: a, jwks_url: \"https://example.com/jwks\", algorithms: RS256 HS256}}\n", "", "\"HS256\" is not one of"},
 		{"no data", "data: \"\"\n", "", "data: a directory is needed"},
 		{"store", "store: mysql://user:hunter2@host/db\n", "", "mysql:…\" is neither"},
 		{"urn", "urn: node\n", "", "urn: agent URN must look like"},
