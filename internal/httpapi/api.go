@@ -41,6 +41,8 @@ type Config struct {
 	Usage  UsageReader
 	Ledger UsageWriter
 	Audit  AuditReader
+	// Registry may be left out.
+	Registry RegistryConfig
 
 	// Authenticate says who sent a request. An error means that credentials
 	// were presented and are not good: 401, or what the code of an *asap.Error
@@ -69,8 +71,9 @@ type Config struct {
 
 // API is the REST interface. It is safe for concurrent use.
 type API struct {
-	cfg Config
-	doc []byte
+	cfg  Config
+	doc  []byte
+	lite liteCache
 }
 
 // New returns the interface of cfg.
@@ -84,6 +87,7 @@ func New(cfg Config) *API {
 	if cfg.Version == "" {
 		cfg.Version = asap.Version
 	}
+	cfg.Registry.complete()
 	return &API{cfg: cfg}
 }
 
@@ -140,6 +144,18 @@ func routes() []route {
 			params: auditFilter(), answers: map[int]any{200: auditPage{}}},
 		{method: "GET", path: "/audit/logs/{id}", id: "getAuditEntry", access: agents, handle: (*API).auditEntry, summary: "One audit entry with its exact octets",
 			params: []parameter{entryPathParam}, answers: map[int]any{200: auditEntryAnswer{}}},
+		{method: "GET", path: "/registry/agents", id: "searchAgents", access: anyone, handle: (*API).searchAgents, summary: "Agents by text, skill, capability, promise or price, in pages",
+			params: slices.Concat(agentFilter(), paging()), answers: map[int]any{200: agentPage{}}},
+		{method: "GET", path: "/registry/agents/{id}", id: "getAgent", access: anyone, handle: (*API).getAgent, summary: "Everything the registry holds of one agent",
+			params: []parameter{agentPathParam, basisParam}, answers: map[int]any{200: agentDocument{}}},
+		{method: "PUT", path: "/registry/agents/{id}", id: "putAgent", access: agents, handle: (*API).putAgent, summary: "Register an agent by its signed manifest, or bring that up to date",
+			params: []parameter{agentPathParam, forceParam, replaceKeysParam}, body: signedManifestBody{}, answers: map[int]any{200: changedAnswer{}, 201: changedAnswer{}}},
+		{method: "DELETE", path: "/registry/agents/{id}", id: "removeAgent", access: agents, handle: (*API).removeAgent, summary: "Take an agent out of the registry",
+			params: []parameter{agentPathParam}, answers: map[int]any{200: changedAnswer{}}},
+		{method: "GET", path: "/registry.json", id: "liteRegistry", access: anyone, handle: (*API).liteRegistry, summary: "The registry as a Lite Registry document",
+			answers: map[int]any{200: liteDocument{}}},
+		{method: "POST", path: "/registry/import", id: "importAgents", access: operators, handle: (*API).importAgents, summary: "Take over the agents of a Lite Registry document",
+			body: liteDocument{}, answers: map[int]any{200: importedAnswer{}}},
 		{method: "GET", path: "/openapi.json", id: "getOpenAPI", access: anyone, handle: (*API).openAPI, summary: "This document"},
 	}
 	return table

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/go-json-experiment/json"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/asap-protocol/asap-go/audit"
 	"github.com/asap-protocol/asap-go/internal/ledger"
 	"github.com/asap-protocol/asap-go/internal/metering"
+	"github.com/asap-protocol/asap-go/internal/registry"
 )
 
 // problem is an RFC 9457 problem document. Code is stable and listed by
@@ -80,6 +82,8 @@ func asProblem(err error) *problem {
 		refused *metering.Error
 		item    *ledger.ItemError
 		tooBig  *http.MaxBytesError
+		invalid *asap.ValidationError
+		coded   *asap.Error
 	)
 	switch {
 	case errors.As(err, &p):
@@ -96,6 +100,18 @@ func asProblem(err error) *problem {
 		p := problemOf(refused.Code, refused.Error())
 		p.Errors = items("", refused)
 		return p
+	case errors.As(err, &invalid):
+		p := problemOf(asap.CodeValidation, invalid.Error())
+		for _, is := range invalid.Issues {
+			p.Errors = append(p.Errors, problemItem{Location: strings.Join(is.Loc, "."), Type: is.Type, Message: is.Msg})
+		}
+		return p
+	case errors.As(err, &coded):
+		return problemOf(coded.Code, coded.Message)
+	case errors.Is(err, registry.ErrUnknownAgent):
+		return problemOf(asap.CodeNotFound, "")
+	case errors.Is(err, registry.ErrNotLite):
+		return problemOf(asap.CodeValidation, err.Error())
 	case errors.As(err, &tooBig):
 		return problemOf(asap.CodeRequestTooLarge, fmt.Sprintf("The body is larger than %d bytes.", tooBig.Limit))
 	case errors.Is(err, metering.ErrAlreadyVoided):

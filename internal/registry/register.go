@@ -59,6 +59,8 @@ type Registration struct {
 	Force bool
 	// ReplaceKeys lets the operator drop every pinned key but the one that signed.
 	ReplaceKeys bool
+	// Compromised tells of keys that prove nothing any more; nil means none.
+	Compromised func(ed25519.PublicKey) bool
 
 	signed  *asap.SignedManifest
 	signer  ed25519.PublicKey // nil: one of the pinned keys, if any
@@ -165,9 +167,10 @@ func (r *Registration) Apply(have *Agent, now time.Time) (Outcome, error) {
 
 // authorised returns the key that signed, if that entitles to the change.
 func (r *Registration) authorised(before *Agent) (ed25519.PublicKey, error) {
+	good := func(key ed25519.PublicKey) bool { return r.Compromised == nil || !r.Compromised(key) }
 	if r.signer == nil {
 		for _, k := range before.Keys {
-			if asap.VerifyManifest(r.signed, asap.VerifyOptions{PublicKey: k.Public}) == nil {
+			if good(k.Public) && asap.VerifyManifest(r.signed, asap.VerifyOptions{PublicKey: k.Public}) == nil {
 				return k.Public, nil
 			}
 		}
@@ -176,7 +179,7 @@ func (r *Registration) authorised(before *Agent) (ed25519.PublicKey, error) {
 		}
 		return nil, asap.CodeManifestKey.Err("")
 	}
-	if len(before.Keys) > 0 && !before.hasKey(r.signer) && !r.By.Operator {
+	if !good(r.signer) || len(before.Keys) > 0 && !before.hasKey(r.signer) && !r.By.Operator {
 		return nil, asap.CodeManifestKey.Err("")
 	}
 	return r.signer, nil
