@@ -1,5 +1,7 @@
 package agent
 
+import asap "github.com/asap-protocol/asap-go"
+
 // Skills returns the ids of the agent's skills in the order of its manifest.
 func (a *Agent) Skills() []string {
 	ids := make([]string, len(a.manifest.Capabilities.Skills))
@@ -12,3 +14,7 @@ func (a *Agent) Skills() []string {
 // Announce sets the addresses the manifest gives, as [Endpoints] does, once they
 // are known. Call it before the agent is given to [NewServer].
 func (a *Agent) Announce(asapURL, eventsURL string) { Endpoints(asapURL, eventsURL)(&a.manifest) }
+
+// Manifest returns a copy of what the agent announces; what its pointers and
+// slices lead to is shared and must not be changed.
+func (a *Agent) Manifest() asap.Manifest { return a.manifest }

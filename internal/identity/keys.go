@@ -120,6 +120,13 @@ func (r *KeyRing) usable(agent asap.AgentURN, keyID string, now time.Time) []ed2
 	return keys
 }
 
+// Compromised tells whether the files list the key as one that proves nothing.
+func (r *KeyRing) Compromised(key ed25519.PublicKey) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.compromised[string(key)]
+}
+
 // AgentKeys returns the public keys of agent that are good now.
 func (r *KeyRing) AgentKeys(agent asap.AgentURN) []ed25519.PublicKey {
 	return r.usable(agent, "", r.now())

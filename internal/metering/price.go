@@ -346,6 +346,21 @@ func (l *PriceList) Ceiling(skill, model string) (ceiling NanoUSD, ok bool) {
 	return 0, false
 }
 
+// Most returns the most a task of that skill may be expected to cost: its ceiling,
+// or its price where nothing but the task itself is charged for. ok is false if
+// the list does not say.
+func (l *PriceList) Most(skill string) (most NanoUSD, ok bool) {
+	p := l.rates(skill, "")
+	if p.MaxPerTask != nil {
+		return *p.MaxPerTask, true
+	}
+	flat := Rates{PerTask: p.PerTask}
+	if p.PerTask == nil || p != flat || len(l.models)+len(l.skills[skill].models) > 0 {
+		return 0, false
+	}
+	return *p.PerTask, true
+}
+
 // PriceBook holds every list of a node and finds the one in force. It is safe
 // for concurrent use, as it never changes.
 type PriceBook struct {

@@ -35,6 +35,7 @@ func OpenReadOnly(ctx context.Context, dir string) (*Reader, error) {
 		Usage: store, Ledger: noLedger{}, Audit: store, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
 		// Whoever can read the files is the operator.
 		Authenticate: func(*http.Request) (httpapi.Caller, error) { return httpapi.Caller{Role: httpapi.Operator}, nil },
+		Registry:     httpapi.RegistryConfig{Index: registryOf(store)},
 	}).Routes(mux)
 	return &Reader{store: store, api: mux}, nil
 }

@@ -28,6 +28,7 @@ import (
 	"github.com/asap-protocol/asap-go/internal/httpapi"
 	"github.com/asap-protocol/asap-go/internal/ledger"
 	"github.com/asap-protocol/asap-go/internal/metering"
+	"github.com/asap-protocol/asap-go/internal/registry"
 	"github.com/asap-protocol/asap-go/internal/sqlite"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -51,6 +52,7 @@ type Node struct {
 	key      ed25519.PrivateKey
 	store    *sqlite.Store
 	ledger   *ledger.Ledger
+	registry *registry.Index
 	prices   *atomic.Pointer[metering.PriceBook]
 	keep     *atomic.Pointer[MeteringConfig]
 	hosted   []*agent.Agent
@@ -142,10 +144,14 @@ func (n *Node) openStore(ctx context.Context, now func() time.Time) error {
 
 // openLedger recovers the ledger.
 func (n *Node) openLedger(ctx context.Context, now func() time.Time) (err error) {
+	if n.registry, err = loadRegistry(ctx, n.store); err != nil {
+		return err
+	}
 	ids := asap.NewIDSource()
 	n.ledger, err = ledger.Open(ctx, n.store, ledger.Options{
 		Origin: n.Origin(), Operator: asap.AgentURN(n.config.URN), Now: now, Prices: n.prices.Load(),
-		LostAnswer: func(t *ledger.Task) []byte { return lostAnswer(t, ids, now()) },
+		LostAnswer:    func(t *ledger.Task) []byte { return lostAnswer(t, ids, now()) },
+		AgentsChanged: func(agents []registry.Agent) { showAgents(n.registry, agents) },
 	})
 	return err
 }
@@ -176,9 +182,10 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 		return fmt.Errorf("%w: agents: a node hosts at least one", ErrConfig)
 	}
 	n.hosted = hosted
-	if n.callers, err = newCallers(&n.config, hosted, o.Now, n.log); err != nil {
+	if n.callers, err = newCallers(&n.config, hosted, o.Now, n.log, registeredKeys{n.registry}); err != nil {
 		return err
 	}
+	hostAgents(n.registry, hosted, o.Now())
 	limits := n.config.Limits
 	n.agents, err = agent.NewServer(agent.Config{
 		Agents:          hosted,
@@ -206,6 +213,10 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 	httpapi.New(httpapi.Config{
 		Usage: n.store, Ledger: n.ledger, Audit: n.store, Authenticate: n.callers.rest, Limit: n.callers.limit, AgentKeys: n.callers.keys.AgentKeys, Now: o.Now, Logger: n.log,
 		Retention: time.Duration(n.config.Metering.Retention), MaxBodyBytes: limits.RequestBytes,
+		Registry: httpapi.RegistryConfig{
+			Index:  func(context.Context) (*registry.Index, error) { return n.registry, nil },
+			Writer: n.ledger, Price: n.priceOf, Compromised: n.callers.keys.Compromised,
+		},
 	}).Routes(mux)
 	n.server = &http.Server{
 		Handler:           mux,
