@@ -42,6 +42,7 @@ type skill struct {
 	handler Handler
 	long    bool
 	timeout time.Duration // 0: the server's
+	scopes  []string      // that a delegation needs besides task.execute
 }
 
 // Option sets a member of an agent's manifest.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	asap "github.com/asap-protocol/asap-go"
+	"github.com/asap-protocol/asap-go/delegation"
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -18,8 +19,10 @@ type inbound struct {
 	caller     Caller
 	authErr    error  // why there is no caller; nil if there is or none is needed
 	idempotent string // the X-Idempotency-Key header
-	delegation string
+	delegation presented
 	watcher    pusher // nil over HTTP
+
+	delegationErr error // what is wrong with how the delegation came
 }
 
 // overload says that as many tasks are running as may.
@@ -37,6 +40,7 @@ type call struct {
 	kind     string // label of the payload type
 	failure  string // label of what went wrong
 	began    time.Time
+	use      *Delegation // the verified one, if the request brings one
 }
 
 // busy is an answer that is HTTP 503 and no JSON-RPC.
@@ -105,6 +109,9 @@ func (s *Server) dispatch(ctx context.Context, c *call) (*asap.Envelope, error) 
 	e.Complete(s.ids, now)
 	a := s.recipient(e)
 	kind, _ := asap.CanonicalPayloadType(e.PayloadType)
+	if err := s.authorize(ctx, c, kind); err != nil {
+		return nil, c.fail("delegation_refused", err)
+	}
 	var answer *asap.Envelope
 	var err error
 	switch kind {
@@ -141,6 +148,9 @@ func (s *Server) taskRequest(ctx context.Context, c *call, a *Agent, named bool)
 		return nil, c.fail("skill_unknown", &asap.Error{Code: asap.CodeSkillUnknown,
 			Message: fmt.Sprintf("agent %s has no skill %q", a.URN(), clip(request.SkillID)), Details: object("skill_id", clip(request.SkillID))})
 	}
+	if err := c.use.covers(skill); err != nil {
+		return nil, c.fail("delegation_refused", err)
+	}
 	key := requestKey{e.Sender, e.ID}
 	if !named {
 		switch alias := c.alias(); {
@@ -150,8 +160,8 @@ func (s *Server) taskRequest(ctx context.Context, c *call, a *Agent, named bool)
 			key.envelope = s.ids.NewEnvelopeID(s.now())
 		}
 	}
-	fresh := &run{server: s, agent: a, skill: skill, key: key, digest: digest(a.URN(), c.caller.Verified, e), envelope: e, request: request,
-		consumer: e.Sender, verified: c.caller.Verified, delegation: c.delegation}
+	fresh := &run{server: s, agent: a, skill: skill, key: key, digest: digest(a.URN(), c.caller.Verified, c.use.principal(), e), envelope: e, request: request,
+		consumer: e.Sender, verified: c.caller.Verified, delegation: c.delegation.token, use: c.use}
 	if request.ParentTaskID != nil {
 		fresh.parent = asap.TaskID(*request.ParentTaskID)
 	}
@@ -165,6 +175,9 @@ func (s *Server) taskRequest(ctx context.Context, c *call, a *Agent, named bool)
 	if joined {
 		s.metrics.replays.Inc()
 		r.watch(c.watcher)
+	}
+	if r.use != nil {
+		c.use = r.use // the one the task is counted on
 	}
 	if err := r.wait(ctx, func() bool { return r.over() || r.stops > 0 || (r.skill.long && r.phase == started) }); err != nil {
 		return nil, err
@@ -237,7 +250,7 @@ func (c *call) alias() string {
 
 // digest is [Admission.Digest]. Spacing, member order and the
 // spelling of strings do not count, numbers count as they are written.
-func digest(agent asap.AgentURN, verified bool, e *asap.Envelope) [32]byte {
+func digest(agent asap.AgentURN, verified bool, principal asap.AgentURN, e *asap.Envelope) [32]byte {
 	payload := jsontext.Value(append(make([]byte, 0, len(e.Payload)+512), e.Payload...))
 	if err := payload.Format(jsontext.ReorderRawObjects(true), jsontext.CanonicalizeRawInts(false), jsontext.CanonicalizeRawFloats(false), jsontext.PreserveRawStrings(false)); err != nil {
 		payload = e.Payload // it is valid JSON, so this does not happen
@@ -247,6 +260,9 @@ func digest(agent asap.AgentURN, verified bool, e *asap.Envelope) [32]byte {
 	buf = append(buf, agent...)
 	if verified {
 		buf = append(buf, 0)
+	}
+	if principal != "" {
+		buf = append(append(buf, 0), principal...)
 	}
 	h := sha256.New()
 	h.Write(payload)
@@ -279,6 +295,9 @@ func (s *Server) failed(c *call, err error) (*asap.RPCError, *busy) {
 	var refusal *Refusal
 	var coded *asap.Error
 	var rpc *asap.RPCError
+	if r := delegation.AsRefusal(err); r != nil {
+		return delegationRefusal(r)
+	}
 	switch {
 	case errors.As(err, &full):
 		return nil, &busy{asap.CodeThreadPool, full.Error(), object("max_threads", full.limit, "active_threads", full.running)}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	asap "github.com/asap-protocol/asap-go"
+	"github.com/asap-protocol/asap-go/delegation"
 )
 
 // delegationHeader carries a delegation token beside an envelope.
@@ -85,7 +86,8 @@ func (s *Server) route(h http.HandlerFunc, methods ...string) http.Handler {
 
 // serveRPC is POST /asap.
 func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
-	c := &call{inbound: inbound{delegation: r.Header.Get(delegationHeader)}}
+	c := &call{}
+	c.delegation, c.delegationErr = headerDelegation(r)
 	c.caller, c.authErr = s.authenticate(r)
 	if !s.withinRate(w, r, c.caller) {
 		return
@@ -107,6 +109,7 @@ func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
 	if key := r.Header.Get("X-Idempotency-Key"); len(key) <= maxIdempotencyKey {
 		c.idempotent = key
 	}
+	c.delegation.proof = proofOf(r, body)
 	rpc, bad := asap.ParseRPCRequest(body)
 	err := s.check(c, rpc, bad)
 	var answer *asap.Envelope
@@ -114,6 +117,7 @@ func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
 		answer, err = s.dispatch(r.Context(), c)
 	}
 	s.metrics.answered(c.kind, c.failure, time.Since(c.began))
+	c.tellBudget(w.Header())
 	if err == nil {
 		writeJSON(w, http.StatusOK, asap.AppendRPCResult(make([]byte, 0, len(answer.Payload)+1024), c.rpc.ID, answer))
 		return
@@ -126,6 +130,9 @@ func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Retry-After", "1")
 		writeJSON(w, http.StatusServiceUnavailable, unavailable.json())
 		return
+	}
+	if r := delegation.AsRefusal(err); r != nil && r.Code.Info().Retryable {
+		w.Header().Set("Retry-After", "1")
 	}
 	writeJSON(w, http.StatusOK, asap.AppendRPCError(nil, c.rpc.ID, refused))
 }

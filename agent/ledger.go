@@ -64,9 +64,13 @@ type Admission struct {
 	ParentTask asap.TaskID // empty if none
 	TraceID    string      // empty if none
 	// Delegation is the text of the X-ASAP-Delegation-Token header, not yet
-	// verified; empty if none was sent. A ledger that cannot check it MUST
+	// verified if Use is nil; empty if none was sent. A ledger that cannot check it MUST
 	// refuse the task.
 	Delegation string
+	// Use is the delegation once it is verified, all but its limits; nil if there
+	// is none, or if the server has no [Delegations]. The ledger counts on every
+	// link of it and reports to it what remains.
+	Use *Delegation
 	// ExpiresAt is when the task will surely have ended; a hold on a budget
 	// may lapse after it.
 	ExpiresAt time.Time
@@ -109,6 +113,7 @@ type Settlement struct {
 	ParentTask asap.TaskID
 	TraceID    string
 	Delegation string
+	Use        *Delegation // as in the Admission
 	Outcome    Outcome
 	// FailureCode says why Outcome is not Completed, in snake_case; else empty.
 	FailureCode string

@@ -153,7 +153,7 @@ func FuzzBody(f *testing.F) {
 			t.Errorf("status %d, body %q", w.Code, w.Body)
 		}
 		// The same bytes as a frame: nothing but the framing differs.
-		session := newSession(s, Caller{}, "")
+		session := newSession(s, Caller{}, presented{})
 		defer session.cancel()
 		session.handle(frame{text: body, size: int64(len(body))})
 		for len(session.out) > 0 {

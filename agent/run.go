@@ -43,7 +43,8 @@ type run struct {
 	consumer   asap.AgentURN
 	verified   bool
 	parent     asap.TaskID
-	delegation string
+	delegation string      // the token as it came
+	use        *Delegation // nil if there is none, or if it is the ledger's to judge
 
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
@@ -92,6 +93,12 @@ const (
 func (r *run) execute() {
 	s := r.server
 	defer s.handlerReturned()
+	starting := func() {}
+	if r.use != nil {
+		s.starts.RLock()
+		starting = sync.OnceFunc(s.starts.RUnlock)
+		defer starting()
+	}
 	admitted, err := r.admit()
 	switch {
 	case err != nil:
@@ -113,6 +120,7 @@ func (r *run) execute() {
 	r.mu.Unlock()
 	defer r.release()
 	began := time.Now()
+	starting()
 	result, err := r.handle()
 	s.metrics.executions.WithLabelValues(asap.TaskRequestType).Inc()
 	s.metrics.handlerSeconds.WithLabelValues(asap.TaskRequestType).Observe(time.Since(began).Seconds())
@@ -124,7 +132,7 @@ func (r *run) admit() (Admitted, error) {
 	defer cancel()
 	return r.server.ledger.Admit(ctx, Admission{
 		TaskID: r.id, Agent: r.agent.URN(), Consumer: r.consumer, Verified: r.verified, EnvelopeID: r.key.envelope, Digest: r.digest,
-		Skill: r.skill.name, ParentTask: r.parent, TraceID: r.traceID(), Delegation: r.delegation,
+		Skill: r.skill.name, ParentTask: r.parent, TraceID: r.traceID(), Delegation: r.delegation, Use: r.use,
 		ExpiresAt: r.expires.UTC(),
 	})
 }
@@ -197,7 +205,7 @@ func (r *run) end(result any, err error) {
 	defer cancel()
 	receipt, err := r.server.ledger.Settle(ctx, Settlement{
 		TaskID: r.id, Agent: r.agent.URN(), Consumer: r.consumer, Verified: r.verified, EnvelopeID: r.key.envelope, Skill: r.skill.name,
-		ParentTask: r.parent, TraceID: r.traceID(), Delegation: r.delegation, Outcome: outcome, FailureCode: code, Quantities: used,
+		ParentTask: r.parent, TraceID: r.traceID(), Delegation: r.delegation, Use: r.use, Outcome: outcome, FailureCode: code, Quantities: used,
 		StartedAt: r.began.UTC(), EndedAt: now.UTC(), DurationMS: took.Milliseconds(), Answer: encoded,
 	})
 	if err != nil {

@@ -46,6 +46,10 @@ type Config struct {
 	Agents []*Agent
 	Ledger Ledger
 
+	// Delegations judges delegation tokens. Nil: none are taken, unless the ledger
+	// does.
+	Delegations Delegations
+
 	// Authenticate tells who sends a request, or a WebSocket upgrade. It
 	// returns ErrNoCredentials when there are none; every other error refuses
 	// the request. An *asap.Error gives its code; others are ErrBadCredentials.
@@ -168,6 +172,10 @@ type Server struct {
 	// base is the parent of every task's context; it ends with the server.
 	base    context.Context
 	endBase context.CancelCauseFunc
+
+	// starts is held for reading between the admission of a task under a
+	// delegation and its handler.
+	starts sync.RWMutex
 
 	mu       sync.Mutex
 	stopping bool

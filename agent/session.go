@@ -47,7 +47,7 @@ type frame struct {
 type session struct {
 	server     *Server
 	caller     Caller
-	delegation string
+	delegation presented // sent with the upgrade: that of every message that brings none
 	conn       *socket
 	// authenticate looks at the credentials of the upgrade again; nil if there
 	// were none.
@@ -75,8 +75,8 @@ type outFrame struct {
 	reason string
 }
 
-func newSession(s *Server, caller Caller, delegation string) *session {
-	w := &session{server: s, caller: caller, delegation: delegation, in: make(chan frame, inboundFrames), done: make(chan struct{}, 1),
+func newSession(s *Server, caller Caller, sent presented) *session {
+	w := &session{server: s, caller: caller, delegation: sent, in: make(chan frame, inboundFrames), done: make(chan struct{}, 1),
 		out: make(chan outFrame, outboundFrames), ending: make(chan struct{})}
 	if per := s.limits.MessagesPerSecond; per > 0 {
 		w.limiter = rate.NewLimiter(rate.Limit(per), max(1, int(per)))

@@ -92,15 +92,18 @@ type retained struct {
 	maxBytes int64
 }
 
-// find returns the run of a task, if the sender of c asked for it. Tasks of
-// others do not exist, nor do those of a verified caller for somebody who only
-// uses its name.
+// find returns the run of a task, if the sender of c asked for it or acts for who
+// did. Tasks of others do not exist, nor do those of a verified caller for
+// somebody who only uses its name.
 func (s *Server) find(id asap.TaskID, c *call) (*run, error) {
 	s.mu.Lock()
 	r := s.byID[id]
 	s.mu.Unlock()
-	if r == nil || r.consumer != c.envelope.Sender || (r.verified && !c.caller.Verified) {
+	if r == nil {
 		return nil, asap.CodeTaskNotFound.Err("")
+	}
+	if err := c.mayTouch(r); err != nil {
+		return nil, err
 	}
 	return r, nil
 }

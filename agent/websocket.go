@@ -30,7 +30,12 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	if !s.withinRate(w, r, caller) {
 		return
 	}
-	session := newSession(s, caller, r.Header.Get(delegationHeader))
+	sent, err := headerDelegation(r)
+	if err != nil {
+		writeDetail(w, http.StatusBadRequest, "More than one delegation token was sent")
+		return
+	}
+	session := newSession(s, caller, sent)
 	if caller.Verified || len(r.Header.Values("Authorization")) > 0 {
 		session.authenticate = func() (Caller, error) { return s.authenticate(r) }
 	}
