@@ -137,6 +137,8 @@ const (
 	CodeDelegationCostUnbounded    Code = "delegation_cost_unbounded"
 	CodeDelegationLimitHeld        Code = "delegation_limit_held"
 	CodeDelegationStateUnavailable Code = "delegation_state_unavailable"
+	CodeDelegationIDReused         Code = "delegation_id_reused"
+	CodeDelegationNoKey            Code = "delegation_no_key"
 )
 
 // CodeInfo is the row of one code: its JSON-RPC number, its HTTP status on REST
@@ -249,5 +251,7 @@ var codeTable = [...]CodeInfo{
 	{CodeDelegationLimitCost, RPCDelegationLimit, 403, "The delegation's budget does not cover this task.", false},
 	{CodeDelegationCostUnbounded, RPCDelegationLimit, 403, "The delegation limits cost, and no upper bound is known for this task.", false},
 	{CodeDelegationLimitHeld, RPCDelegationLimit, 429, "What is left of the delegation is held by tasks still running; try again later.", true},
+	{CodeDelegationIDReused, RPCDelegationInvalid, 409, "The issuer has used this token id before, for another token.", false},
+	{CodeDelegationNoKey, RPCInternalError, 503, "Delegation key not configured for this agent", false},
 	{CodeDelegationStateUnavailable, RPCInternalError, 503, "Whether the delegation still holds cannot be read now; try again later.", true},
 }

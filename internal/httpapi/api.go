@@ -43,6 +43,9 @@ type Config struct {
 	Audit  AuditReader
 	// Registry may be left out.
 	Registry RegistryConfig
+	// DelegationReader is required, Delegations is nil where nothing is written.
+	DelegationReader DelegationReader
+	Delegations      Delegations
 
 	// Authenticate says who sent a request. An error means that credentials
 	// were presented and are not good: 401, or what the code of an *asap.Error
@@ -98,6 +101,7 @@ const (
 	anyone    access = iota // the handler looks at the content
 	agents                  // an agent sees its own side, an operator everything
 	operators               // the operator alone
+	itself                  // an agent, for itself alone
 )
 
 // route is one row of the table that is both the interface and its document.
@@ -158,7 +162,7 @@ func routes() []route {
 			body: liteDocument{}, answers: map[int]any{200: importedAnswer{}}},
 		{method: "GET", path: "/openapi.json", id: "getOpenAPI", access: anyone, handle: (*API).openAPI, summary: "This document"},
 	}
-	return table
+	return append(table, delegationRoutes()...)
 }
 
 func (r route) with(params ...[]parameter) route {
@@ -209,6 +213,11 @@ func (a *API) Routes(mux *http.ServeMux) {
 	mux.HandleFunc("GET /usage/{$}", func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "/usage", http.StatusTemporaryRedirect) // as v1.3.0 does
 	})
+	for _, path := range []string{"/delegations", "/asap/delegations"} {
+		mux.HandleFunc("GET "+path+"/{$}", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, path, http.StatusTemporaryRedirect) // as v1.3.0 does
+		})
+	}
 	doc, err := api.OpenAPI().MarshalJSON()
 	if err != nil {
 		panic("httpapi: the OpenAPI document: " + err.Error()) // the table above is wrong

@@ -40,7 +40,7 @@ func newNode(t *testing.T, change func(*Config)) *node {
 	n.setClock(noon)
 	n.memory = newMemory(n.now)
 	cfg := Config{
-		Usage: n, Ledger: n, Audit: n, Now: n.now, Logger: slog.New(slog.NewTextHandler(&n.log, nil)),
+		Usage: n, Ledger: n, Audit: n, DelegationReader: n, Now: n.now, Logger: slog.New(slog.NewTextHandler(&n.log, nil)),
 		Authenticate: func(r *http.Request) (Caller, error) {
 			switch who := r.Header.Get("Authorization"); {
 			case who == "":
@@ -146,7 +146,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 			text = `{"events":[` + body + `]}`
 		}
 		for who, allowed := range map[string]bool{
-			"operator": true, "urn:asap:agent:a": r.access != operators, "": r.access == anyone && r.method == "GET", "nonsense": false,
+			"operator": r.access != itself, "urn:asap:agent:a": r.access != operators, "": r.access == anyone && r.method == "GET", "nonsense": false,
 		} {
 			n := newNode(t, nil)
 			got := n.do(who, r.method, target, text)
@@ -155,7 +155,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 				if got.Code == 401 || got.Code == 403 {
 					t.Errorf("%s as %q: %d %s", r, who, got.Code, got.Body)
 				}
-			case who == "urn:asap:agent:a":
+			case who == "urn:asap:agent:a", who == "operator":
 				if v := got.refuses(403, asap.CodeForbidden); v["detail"] != asap.CodeForbidden.Info().Sentence {
 					t.Errorf("%s: the text varies: %s", r, v["detail"])
 				}

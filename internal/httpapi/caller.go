@@ -43,11 +43,11 @@ func (a *API) admit(c *call, who access) error {
 	}
 	c.caller = caller
 	switch {
-	case who == anyone, caller.Role == Operator:
+	case who == anyone, caller.Role == Operator && who != itself:
 		return nil
 	case caller.Role == Anonymous:
 		return refusal(asap.CodeUnauthenticated)
-	case who == operators:
+	case who == operators, caller.Role == Operator:
 		return refusal(asap.CodeForbidden)
 	}
 	return nil

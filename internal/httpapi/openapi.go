@@ -87,6 +87,8 @@ func operation(api huma.API, r route) *huma.Operation {
 		op.Description = "For the operator only."
 	case agents:
 		op.Description = "For the operator, and for agents about what they are part of."
+	case itself:
+		op.Description = "For agents: an agent acts for itself here, and nobody else does."
 	case anyone:
 	}
 	for _, p := range r.params {
@@ -100,6 +102,10 @@ func operation(api huma.API, r route) *huma.Operation {
 		op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/json": {Schema: schemaOf(r.body)}}}
 	}
 	for status, body := range r.answers {
+		if body == nil {
+			op.Responses[strconv.Itoa(status)] = &huma.Response{Description: http.StatusText(status)}
+			continue
+		}
 		media := map[string]*huma.MediaType{"application/json": {Schema: schemaOf(body)}}
 		if r.id == "exportUsage" {
 			media["text/csv"], media["application/x-ndjson"] = &huma.MediaType{}, &huma.MediaType{}

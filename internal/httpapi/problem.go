@@ -12,6 +12,7 @@ import (
 
 	asap "github.com/asap-protocol/asap-go"
 	"github.com/asap-protocol/asap-go/audit"
+	"github.com/asap-protocol/asap-go/delegation"
 	"github.com/asap-protocol/asap-go/internal/ledger"
 	"github.com/asap-protocol/asap-go/internal/metering"
 	"github.com/asap-protocol/asap-go/internal/registry"
@@ -26,6 +27,12 @@ type problem struct {
 	Code   asap.Code     `json:"code" doc:"stable name of the reason"`
 	Detail string        `json:"detail" doc:"a sentence for people"`
 	Errors []problemItem `json:"errors,omitempty" doc:"what is wrong where"`
+
+	Link     *int      `json:"link,omitzero" doc:"of a delegation: the link that is refused, the root being 0"`
+	Remedy   string    `json:"remedy,omitempty" doc:"what would help"`
+	Shortage *shortage `json:"shortage,omitzero" doc:"of a limit: how it stands"`
+
+	authenticate string // value of WWW-Authenticate of a 401
 
 	retryAfterSeconds int
 }
@@ -85,6 +92,9 @@ func asProblem(err error) *problem {
 		invalid *asap.ValidationError
 		coded   *asap.Error
 	)
+	if r := delegation.AsRefusal(err); r != nil {
+		return delegationProblem(r)
+	}
 	switch {
 	case errors.As(err, &p):
 		return p
@@ -96,6 +106,8 @@ func asProblem(err error) *problem {
 			p.Errors = []problemItem{{Location: prefix, Message: p.Code.Info().Sentence}}
 		}
 		return p
+	case errors.As(err, &coded):
+		return problemOf(coded.Code, coded.Message)
 	case errors.As(err, &refused):
 		p := problemOf(refused.Code, refused.Error())
 		p.Errors = items("", refused)
@@ -155,7 +167,11 @@ func join(prefix, field string) string {
 
 func writeProblem(w http.ResponseWriter, p *problem) {
 	if p.Status == http.StatusUnauthorized {
-		w.Header().Set("WWW-Authenticate", "Bearer")
+		challenge := "Bearer"
+		if p.authenticate != "" {
+			challenge = p.authenticate
+		}
+		w.Header().Set("WWW-Authenticate", challenge)
 	}
 	if p.retryAfterSeconds > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(p.retryAfterSeconds))

@@ -182,3 +182,15 @@ func (m *memory) AuditEntry(_ context.Context, id string) (audit.Entry, error) {
 	}
 	return audit.Entry{}, audit.ErrNoEntry
 }
+
+func (m *memory) ListTokens(context.Context, ledger.TokenFilter, int64, int) ([]ledger.Token, error) {
+	return nil, m.fail
+}
+
+func (m *memory) Budget(context.Context, ledger.BudgetKey) (ledger.Budget, bool, error) {
+	return ledger.Budget{}, false, m.fail
+}
+
+func (m *memory) Revocation(context.Context, ledger.BudgetKey) (ledger.Revocation, bool, error) {
+	return ledger.Revocation{}, false, m.fail
+}

@@ -47,7 +47,11 @@ func equal[T comparable](a, b *T) bool {
 // reserve holds one task and the ceiling, or says why not; of two reasons the
 // one that decides, see [weightier]. It is pure: the receiver is not changed.
 func (b Budget) reserve(link int, ceiling *metering.NanoUSD) (Budget, error) {
-	if err := weightier(b.shortOfTasks(link), b.shortOfMoney(link, ceiling)); err != nil {
+	var tasks error
+	if short := b.ShortOfTasks(link); short != nil {
+		tasks = short
+	}
+	if err := weightier(tasks, b.shortOfMoney(link, ceiling)); err != nil {
 		return b, err
 	}
 	if ceiling != nil {
@@ -61,7 +65,9 @@ func (b Budget) reserve(link int, ceiling *metering.NanoUSD) (Budget, error) {
 	return b, nil
 }
 
-func (b Budget) shortOfTasks(link int) error {
+// ShortOfTasks returns the refusal of one more task by the limit of the link at
+// that position, or nil.
+func (b Budget) ShortOfTasks(link int) *LimitError {
 	if b.LimitTasks == nil || b.UsedTasks+b.HeldTasks+1 <= *b.LimitTasks {
 		return nil
 	}

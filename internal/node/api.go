@@ -32,7 +32,7 @@ func OpenReadOnly(ctx context.Context, dir string) (*Reader, error) {
 	}
 	mux := http.NewServeMux()
 	httpapi.New(httpapi.Config{
-		Usage: store, Ledger: noLedger{}, Audit: store, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
+		Usage: store, Ledger: noLedger{}, Audit: store, DelegationReader: store, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
 		// Whoever can read the files is the operator.
 		Authenticate: func(*http.Request) (httpapi.Caller, error) { return httpapi.Caller{Role: httpapi.Operator}, nil },
 		Registry:     httpapi.RegistryConfig{Index: registryOf(store)},

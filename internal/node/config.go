@@ -20,17 +20,18 @@ import (
 // The doc tag is the sentence of the configuration reference; reload:"yes"
 // marks what SIGHUP changes in a running node.
 type Config struct {
-	Listen   string         `yaml:"listen" doc:"address and port to serve on"`
-	Data     string         `yaml:"data" doc:"directory of the node's key, operator token and, with SQLite, its ledger"`
-	Store    string         `yaml:"store" doc:"where the ledger is: sqlite:PATH or memory: (development); empty means sqlite:asap.db in the data directory"`
-	URN      string         `yaml:"urn" doc:"the node's own name, an agent URN: it names the audit log, and tokens for this node are issued to it"`
-	Insecure bool           `yaml:"insecure" doc:"serve beyond loopback without TLS; for a trusted network behind a proxy only"`
-	Auth     AuthConfig     `yaml:"auth"`
-	TLS      TLSConfig      `yaml:"tls"`
-	Agents   []AgentConfig  `yaml:"agents" doc:"built-in agents this node hosts; the first one answers what names no hosted agent"`
-	Limits   LimitsConfig   `yaml:"limits"`
-	Metering MeteringConfig `yaml:"metering"`
-	Log      LogConfig      `yaml:"log"`
+	Listen     string           `yaml:"listen" doc:"address and port to serve on"`
+	Data       string           `yaml:"data" doc:"directory of the node's key, operator token and, with SQLite, its ledger"`
+	Store      string           `yaml:"store" doc:"where the ledger is: sqlite:PATH or memory: (development); empty means sqlite:asap.db in the data directory"`
+	URN        string           `yaml:"urn" doc:"the node's own name, an agent URN: it names the audit log, and tokens for this node are issued to it"`
+	Insecure   bool             `yaml:"insecure" doc:"serve beyond loopback without TLS; for a trusted network behind a proxy only"`
+	Auth       AuthConfig       `yaml:"auth"`
+	TLS        TLSConfig        `yaml:"tls"`
+	Agents     []AgentConfig    `yaml:"agents" doc:"built-in agents this node hosts; the first one answers what names no hosted agent"`
+	Limits     LimitsConfig     `yaml:"limits"`
+	Metering   MeteringConfig   `yaml:"metering"`
+	Delegation DelegationConfig `yaml:"delegation"`
+	Log        LogConfig        `yaml:"log"`
 }
 
 // AuthConfig says who is let in.
@@ -81,6 +82,15 @@ type MeteringConfig struct {
 	Retention  Duration      `yaml:"retention" reload:"yes" doc:"how long raw usage records are kept; 0 keeps them; totals are kept always"`
 	AnswerKeep Duration      `yaml:"answer_keep" reload:"yes" doc:"how long answers are kept for callers that retry"`
 	Prices     []PriceConfig `yaml:"prices" reload:"yes" doc:"price lists, one per agent"`
+}
+
+// DelegationConfig says whose delegations are taken and for whom the node signs.
+type DelegationConfig struct {
+	Roots          []string `yaml:"roots" doc:"agents that may delegate on their own account; none listed: every agent whose key is known"`
+	Keys           string   `yaml:"keys" doc:"private keys of the agents for whom the node signs delegations: a directory of NAME.key files, or URN=FILE, several separated by blanks; empty means delegation-keys in the data directory"`
+	RequireProof   bool     `yaml:"require_proof" doc:"demand proof of possession (RFC 9421) of everybody who uses a delegation, not only where a token is bound to a key"`
+	RequireServers bool     `yaml:"require_servers" doc:"refuse delegations that do not name the servers they are for"`
+	PublicURL      string   `yaml:"public_url" doc:"URL under which callers reach the node, where it is behind a proxy: it counts as a name of this server, and proofs of possession cover it"`
 }
 
 // LogConfig says what is logged and how.

@@ -152,8 +152,18 @@ func (n *Node) openLedger(ctx context.Context, now func() time.Time) (err error)
 		Origin: n.Origin(), Operator: asap.AgentURN(n.config.URN), Now: now, Prices: n.prices.Load(),
 		LostAnswer:    func(t *ledger.Task) []byte { return lostAnswer(t, ids, now()) },
 		AgentsChanged: func(agents []registry.Agent) { showAgents(n.registry, agents) },
+		Committed:  n.committed,
+		LostAnswer: func(t *ledger.Task) []byte { return lostAnswer(t, ids, now()) },
 	})
 	return err
+}
+
+// committed is told what has become durable. It must not block: the log is all
+// there is until there is a live feed.
+func (n *Node) committed(b ledger.Batch) {
+	for _, w := range b.Warnings {
+		n.log.Warn("a delegation's limit is coming to its end", "issuer", w.Issuer, "token", w.TokenID, "unit", w.Unit, "percent", w.Percent, "limit", w.Limit, "used", w.Used)
+	}
 }
 
 // Origin names the node's audit log: its URN, bound into the first entry.
@@ -183,6 +193,15 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 	}
 	n.hosted = hosted
 	if n.callers, err = newCallers(&n.config, hosted, o.Now, n.log, registeredKeys{n.registry}); err != nil {
+	private, err := n.config.readSigners(n.log)
+	if err != nil {
+		return err
+	}
+	if n.callers, err = newCallers(&n.config, hosted, o.Now, n.log, private); err != nil {
+		return err
+	}
+	judge, err := n.openDelegations(ctx, private)
+	if err != nil {
 		return err
 	}
 	hostAgents(n.registry, hosted, o.Now())
@@ -190,6 +209,7 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 	n.agents, err = agent.NewServer(agent.Config{
 		Agents:          hosted,
 		Ledger:          tasks{ledger: n.ledger, prices: n.prices, now: o.Now},
+		Delegations:     judge,
 		Authenticate:    n.callers.agent,
 		AuthStatus:      n.callers.auth.OIDC != nil,
 		AllowUnverified: n.callers.unverified,
@@ -208,10 +228,11 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	judge.awaitStarts = n.agents.AwaitStarts
 	mux := http.NewServeMux()
 	n.agents.Routes(mux)
 	httpapi.New(httpapi.Config{
-		Usage: n.store, Ledger: n.ledger, Audit: n.store, Authenticate: n.callers.rest, Limit: n.callers.limit, AgentKeys: n.callers.keys.AgentKeys, Now: o.Now, Logger: n.log,
+		Usage: n.store, Ledger: n.ledger, Audit: n.store, DelegationReader: n.store, Delegations: judge, Authenticate: n.callers.rest, Limit: n.callers.limit, AgentKeys: n.callers.keys.AgentKeys, Now: o.Now, Logger: n.log,
 		Retention: time.Duration(n.config.Metering.Retention), MaxBodyBytes: limits.RequestBytes,
 		Registry: httpapi.RegistryConfig{
 			Index:  func(context.Context) (*registry.Index, error) { return n.registry, nil },

@@ -7,7 +7,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	asap "github.com/asap-protocol/asap-go"
 	"github.com/asap-protocol/asap-go/agent"
+	"github.com/asap-protocol/asap-go/delegation"
 	"github.com/asap-protocol/asap-go/internal/ledger"
 	"github.com/asap-protocol/asap-go/internal/metering"
 )
@@ -22,11 +24,6 @@ type tasks struct {
 
 // Admit implements agent.Ledger.
 func (t tasks) Admit(ctx context.Context, a agent.Admission) (agent.Admitted, error) {
-	if a.Delegation != "" {
-		return agent.Admitted{}, &agent.Refusal{
-			Code: "delegation_unsupported", Message: "this node does not accept delegations; send the task without one",
-		}
-	}
 	admission := ledger.Admission{
 		TaskID: a.TaskID, Consumer: a.Consumer, EnvelopeID: a.EnvelopeID, Digest: a.Digest,
 		Agent: a.Agent, Verified: a.Verified, Skill: a.Skill, ParentTask: a.ParentTask, TraceID: a.TraceID,
@@ -37,9 +34,17 @@ func (t tasks) Admit(ctx context.Context, a agent.Admission) (agent.Admitted, er
 			admission.Ceiling = &ceiling
 		}
 	}
+	if a.Use != nil {
+		admission.Links, admission.Tokens = ledgerLinks(a.Use.Chain()), ledgerTokens(a.Use.Chain())
+	} else if a.Delegation != "" { // the agent judges it before it comes here
+		return agent.Admitted{}, errors.New("a delegation that nobody has verified")
+	}
 	admitted, err := t.ledger.Admit(ctx, admission)
 	if err != nil {
-		return agent.Admitted{}, agentError(err)
+		return agent.Admitted{}, t.refusal(ctx, a.Use, err)
+	}
+	if a.Use != nil && admitted.Replay == nil {
+		a.Use.Report(tightest(admitted.Budgets))
 	}
 	out := agent.Admitted{TaskID: admitted.TaskID, Receipt: agent.Receipt(admitted.Receipt)}
 	if r := admitted.Replay; r != nil {
@@ -65,7 +70,60 @@ func (t tasks) Settle(ctx context.Context, s agent.Settlement) (agent.Receipt, e
 	if err != nil {
 		return agent.Receipt{}, agentError(err)
 	}
+	if s.Use != nil && len(settled.Budgets) > 0 {
+		s.Use.Report(tightest(settled.Budgets))
+	}
 	return agent.Receipt(settled.Receipt), nil
+}
+
+// refusal is the answer to a task that was not admitted, in the words of package
+// delegation where its delegation is the reason.
+func (t tasks) refusal(ctx context.Context, use *agent.Delegation, err error) error {
+	if use == nil {
+		return agentError(err)
+	}
+	var (
+		limit   *ledger.LimitError
+		revoked *ledger.RevokedError
+		reused  *ledger.TokenReusedError
+		open    *ledger.CostUnboundedError
+	)
+	switch {
+	case errors.As(err, &limit):
+		// A budget that cannot be read leaves the refusal as it is, without figures.
+		if left, budgetErr := use.Budget(ctx); budgetErr == nil {
+			if limit.Unit == ledger.UnitCost {
+				left.RequiredNanoUSD = limit.Needed
+			}
+			use.Report(left)
+		}
+		return limitRefusal(limit)
+	case errors.As(err, &revoked):
+		return &delegation.Refusal{Code: asap.CodeDelegationRevoked, Step: delegation.StepRevocation, Link: revoked.Link, Detail: "the link was revoked"}
+	case errors.As(err, &reused):
+		return delegation.Refuse(asap.CodeDelegationIDReused, reused.Link, "the token id came with other limits before")
+	case errors.As(err, &open):
+		return delegation.Refuse(asap.CodeDelegationCostUnbounded, open.Link, "max_cost_usd is set, and no price list bounds what this task may cost (max_usd_per_task)")
+	case errors.Is(err, ledger.ErrUnavailable), errors.Is(err, ledger.ErrOutcomeUnknown):
+		return &delegation.Refusal{Code: asap.CodeDelegationStateUnavailable, Step: delegation.StepState, Link: delegation.NoLink, Detail: "the counters cannot be read now", Err: err}
+	}
+	return agentError(err)
+}
+
+// limitRefusal is a limit's refusal in the words of package delegation.
+func limitRefusal(limit *ledger.LimitError) *delegation.Refusal {
+	detail := "max_tasks is used up"
+	switch {
+	case limit.MayFree():
+		detail = "what is left is held by tasks that still run"
+	case limit.Unit == ledger.UnitCost:
+		detail = "max_cost_usd does not cover this task"
+	}
+	r := delegation.Refuse(asap.Code(limit.Code()), limit.Link, detail)
+	r.Shortage = &delegation.Shortage{
+		Cost: limit.Unit == ledger.UnitCost, Limit: limit.Limit, Used: limit.Used, Held: limit.Held, Remaining: limit.Remaining, Needed: limit.Needed,
+	}
+	return r
 }
 
 // agentError gives the ledger's errors the names package agent has for them.

@@ -1,0 +1,236 @@
+package httpapi
+
+import (
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	asap "github.com/asap-protocol/asap-go"
+	"github.com/asap-protocol/asap-go/delegation"
+)
+
+// maxExpirySeconds is the longest life v1.3.0 gives.
+const maxExpirySeconds = 365 * 24 * 60 * 60
+
+// delegationBody documents what createDelegation reads.
+type delegationBody struct {
+	Delegate  string   `json:"delegate" doc:"URN of the agent that may act"`
+	Scopes    []string `json:"scopes" minItems:"1"`
+	ExpiresIn *int64   `json:"expires_in_seconds,omitempty" minimum:"1" maximum:"31536000" doc:"86400 if left out, or until the parent's end if that is sooner"`
+	MaxTasks  *int64   `json:"max_tasks,omitempty" minimum:"0"`
+	MaxCost   *float64 `json:"max_cost_usd,omitempty" minimum:"0" doc:"a number, or its text; taken digit by digit"`
+	Parent    *string  `json:"parent,omitempty" doc:"the token to pass on"`
+	MaxDepth  *int64   `json:"max_depth,omitempty" minimum:"0" maximum:"7"`
+	BindJKT   *string  `json:"bind_jkt,omitempty" doc:"thumbprint of the delegate's key, which it must prove to hold"`
+	Resources []string `json:"res,omitempty" doc:"the servers it is for, by URN or origin"`
+	Clamp     bool     `json:"clamp,omitempty" doc:"lower what exceeds the parent instead of refusing"`
+}
+
+type delegationCreated struct {
+	Token     string                `json:"token"`
+	ID        string                `json:"id"`
+	ExpiresAt string                `json:"expires_at" format:"date-time"`
+	Chain     []delegation.LinkView `json:"chain" doc:"root first"`
+}
+
+// createRequest is the body as it is read: leniently where v1.3.0 is.
+type createRequest struct {
+	Delegate  *string        `json:"delegate"`
+	Scopes    *[]string      `json:"scopes"`
+	ExpiresIn jsontext.Value `json:"expires_in_seconds"`
+	MaxTasks  jsontext.Value `json:"max_tasks"`
+	MaxCost   jsontext.Value `json:"max_cost_usd"`
+	Parent    *string        `json:"parent"`
+	MaxDepth  jsontext.Value `json:"max_depth"`
+	BindJKT   *string        `json:"bind_jkt"`
+	Resources []string       `json:"res"`
+	Clamp     bool           `json:"clamp"`
+}
+
+// createDelegation signs for the caller, and for nobody else.
+func (a *API) createDelegation(c *call) error {
+	v, err := a.body(c)
+	if err != nil {
+		return err
+	}
+	var in createRequest
+	if err := json.Unmarshal(v, &in, json.RejectUnknownMembers(true)); err != nil {
+		return problemOf(asap.CodeValidation, "The body does not have the form of a delegation: "+err.Error())
+	}
+	terms, err := a.terms(c, &in)
+	if err != nil {
+		return err
+	}
+	if a.cfg.Delegations == nil {
+		return refusal(asap.CodeDelegationNoKey)
+	}
+	parent := ""
+	if in.Parent != nil {
+		parent = *in.Parent
+	}
+	token, err := a.cfg.Delegations.Create(c.ctx(), parent, terms, in.Clamp)
+	if err != nil {
+		return err
+	}
+	view, err := delegation.Inspect(token, a.cfg.Now())
+	if err != nil {
+		return err
+	}
+	leaf := view.Links[len(view.Links)-1]
+	c.w.Header().Set("Location", strings.TrimSuffix(c.r.URL.Path, "/")+"/"+leaf.TokenID)
+	return writeJSON(c.w, http.StatusCreated, delegationCreated{Token: token, ID: leaf.TokenID, ExpiresAt: view.ExpiresAt, Chain: view.Links})
+}
+
+func (a *API) terms(c *call, in *createRequest) (delegation.Terms, error) {
+	invalid := func(name, format string, args ...any) error {
+		return refuse(asap.CodeValidation, name, format, args...)
+	}
+	t := delegation.Terms{Issuer: c.caller.Agent, Resources: in.Resources, IssuedAt: a.cfg.Now()}
+	switch {
+	case in.Delegate == nil:
+		return t, invalid("delegate", "is missing")
+	case in.Scopes == nil || len(*in.Scopes) == 0:
+		return t, invalid("scopes", "must hold at least one scope")
+	}
+	if _, err := asap.ParseAgentURN(*in.Delegate); err != nil {
+		return t, invalid("delegate", "%v", err)
+	}
+	t.Delegate, t.Scopes = asap.AgentURN(*in.Delegate), *in.Scopes
+	if in.BindJKT != nil {
+		t.ConfirmJKT = *in.BindJKT
+	}
+	seconds, given, err := wholeNumber(in.ExpiresIn)
+	switch {
+	case err != "":
+		return t, invalid("expires_in_seconds", "%s", err)
+	case given && (seconds < 1 || seconds > maxExpirySeconds):
+		return t, invalid("expires_in_seconds", "must be between 1 and %d", maxExpirySeconds)
+	case given:
+		t.ExpiresAt = t.IssuedAt.Add(time.Duration(seconds) * time.Second)
+	default:
+		t.ExpiresAt = t.IssuedAt.Add(delegation.DefaultLifetime)
+		if in.Parent != nil {
+			// A parent that cannot be read is refused by whoever signs.
+			if chain, err := delegation.Parse(*in.Parent); err == nil && t.ExpiresAt.After(chain.ExpiresAt()) {
+				t.ExpiresAt = chain.ExpiresAt()
+			}
+		}
+	}
+	for _, limit := range []struct {
+		name string
+		from jsontext.Value
+		to   **int64
+	}{{"max_tasks", in.MaxTasks, &t.MaxTasks}, {"max_depth", in.MaxDepth, &t.MaxDepth}} {
+		n, given, err := wholeNumber(limit.from)
+		if err != "" || n < 0 {
+			return t, invalid(limit.name, "must be a whole number, not below 0")
+		}
+		if given {
+			*limit.to = &n
+		}
+	}
+	if in.MaxCost != nil && in.MaxCost.Kind() != 'n' {
+		text := string(in.MaxCost)
+		if in.MaxCost.Kind() == '"' {
+			text = strings.Trim(text, `"`)
+		}
+		nanoUSD, err := delegation.ParseLimitUSD(text)
+		if err != nil {
+			return t, invalid("max_cost_usd", "%v", err)
+		}
+		t.MaxNanoUSD = &nanoUSD
+	}
+	return t, nil
+}
+
+// wholeNumber reads an integer as v1.3.0 does: a number without fraction, or the
+// text of one; null is none.
+func wholeNumber(v jsontext.Value) (n int64, given bool, wrong string) {
+	switch v.Kind() {
+	case 0, 'n':
+		return 0, false, ""
+	case '0':
+		f, err := strconv.ParseFloat(string(v), 64)
+		if err != nil || f != math.Trunc(f) || math.Abs(f) > 1<<53 {
+			return 0, true, "must be a whole number"
+		}
+		return int64(f), true, ""
+	case '"':
+		n, err := strconv.ParseInt(strings.TrimSpace(strings.Trim(string(v), `"`)), 10, 64)
+		if err != nil {
+			return 0, true, "must be a whole number"
+		}
+		return n, true, ""
+	}
+	return 0, true, "must be a whole number"
+}
+
+// delegationQuestion is the body of a verification.
+type delegationQuestion struct {
+	Token   string   `json:"token"`
+	Caller  *string  `json:"caller,omitempty" doc:"who would use it; the caller if left out"`
+	Action  *string  `json:"action,omitempty" doc:"the scope the use needs; task.execute if left out"`
+	At      *int64   `json:"at,omitempty" doc:"seconds since 1970; now if left out"`
+	Roots   []string `json:"roots,omitempty" doc:"of the node's root authorities, only these"`
+	Revoked []string `json:"revoked,omitempty" doc:"revoked besides what the node knows: issuer|jti"`
+	Explain bool     `json:"explain,omitempty" doc:"list the steps"`
+}
+
+type delegationVerdict struct {
+	Allow  bool                    `json:"allow"`
+	Code   asap.Code               `json:"code,omitempty"`
+	Link   *int                    `json:"link,omitzero"`
+	HTTP   int                     `json:"http,omitzero"`
+	Detail string                  `json:"detail,omitempty"`
+	Steps  []delegation.StepResult `json:"steps,omitempty"`
+}
+
+// verifyDelegation judges a token. What it is refused for is the answer, not an
+// error of this route.
+func (a *API) verifyDelegation(c *call) error {
+	v, err := a.body(c)
+	if err != nil {
+		return err
+	}
+	var in delegationQuestion
+	if err := json.Unmarshal(v, &in, json.RejectUnknownMembers(true)); err != nil {
+		return problemOf(asap.CodeValidation, "The body does not have the form of a question: "+err.Error())
+	}
+	q := DelegationQuestion{Caller: c.caller.Agent, Action: delegation.ScopeTaskExecute, Now: a.cfg.Now(), Roots: in.Roots}
+	if in.Caller != nil {
+		q.Caller = asap.AgentURN(*in.Caller)
+	}
+	if in.Action != nil {
+		q.Action = *in.Action
+	}
+	if in.At != nil {
+		q.Now = time.Unix(*in.At, 0)
+	}
+	if in.Revoked != nil {
+		if q.Revoked, err = delegation.ParseRevocations(strings.NewReader(strings.Join(in.Revoked, "\n"))); err != nil {
+			return refuse(asap.CodeValidation, "revoked", "%v", err)
+		}
+	}
+	if a.cfg.Delegations == nil {
+		return refusal(asap.CodeDelegationStateUnavailable)
+	}
+	err = a.cfg.Delegations.Judge(c.ctx(), in.Token, q)
+	out := delegationVerdict{Allow: err == nil}
+	if err != nil {
+		r := delegation.AsRefusal(err)
+		if r == nil {
+			return err
+		}
+		p := delegationProblem(r)
+		out.Code, out.Link, out.HTTP, out.Detail = r.Code, p.Link, p.Status, r.Detail
+	}
+	if in.Explain {
+		out.Steps = delegation.Explain(err)
+	}
+	return writeJSON(c.w, http.StatusOK, out)
+}
