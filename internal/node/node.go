@@ -152,8 +152,7 @@ func (n *Node) openLedger(ctx context.Context, now func() time.Time) (err error)
 		Origin: n.Origin(), Operator: asap.AgentURN(n.config.URN), Now: now, Prices: n.prices.Load(),
 		LostAnswer:    func(t *ledger.Task) []byte { return lostAnswer(t, ids, now()) },
 		AgentsChanged: func(agents []registry.Agent) { showAgents(n.registry, agents) },
-		Committed:  n.committed,
-		LostAnswer: func(t *ledger.Task) []byte { return lostAnswer(t, ids, now()) },
+		Committed:     n.committed,
 	})
 	return err
 }
@@ -192,12 +191,11 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 		return fmt.Errorf("%w: agents: a node hosts at least one", ErrConfig)
 	}
 	n.hosted = hosted
-	if n.callers, err = newCallers(&n.config, hosted, o.Now, n.log, registeredKeys{n.registry}); err != nil {
 	private, err := n.config.readSigners(n.log)
 	if err != nil {
 		return err
 	}
-	if n.callers, err = newCallers(&n.config, hosted, o.Now, n.log, private); err != nil {
+	if n.callers, err = newCallers(&n.config, hosted, o.Now, n.log, registeredKeys{n.registry}, private); err != nil {
 		return err
 	}
 	judge, err := n.openDelegations(ctx, private)
