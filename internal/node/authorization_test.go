@@ -19,6 +19,7 @@ import (
 
 	asap "github.com/asap-protocol/asap-go"
 	"github.com/asap-protocol/asap-go/client"
+	"github.com/asap-protocol/asap-go/internal/ledger"
 	"github.com/go-json-experiment/json/jsontext"
 )
 
@@ -211,6 +212,10 @@ func newWorld(t *testing.T) *world {
 		}
 		w.ids[n.URL()+"{task_id}"] = string(result.TaskID)
 		w.ids[n.URL()+"{id}"] = result.Receipt.EntryID
+		given := ledger.Token{Issuer: taskOwner, Delegate: "urn:asap:agent:helper", TokenID: "del_of_the_world", Scopes: []string{"*"}, ExpiresAt: time.Now().Add(time.Hour)}
+		if _, err := n.ledger.Issue(t.Context(), []ledger.Token{given}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return w
 }
@@ -272,6 +277,9 @@ func (w *world) ask(t *testing.T, c routeCaller, route string) (status int, answ
 		if name == "{$}" {
 			return ""
 		}
+		if strings.Contains(route, "/delegations/") {
+			return "del_of_the_world"
+		}
 		if id := w.ids[c.node.URL()+name]; id != "" {
 			return id
 		}
@@ -284,6 +292,10 @@ func (w *world) ask(t *testing.T, c routeCaller, route string) (status int, answ
 		body = report
 	case "POST /usage/batch":
 		body = `{"events":[` + report + `]}`
+	case "POST /delegations", "POST /asap/delegations":
+		body = `{"delegate":"urn:asap:agent:helper","scopes":["task.execute"]}`
+	case "POST /delegations/verify", "POST /asap/delegations/verify":
+		body = `{"token":"none"}`
 	case "POST /asap":
 		sender := taskOwner
 		e := asap.Envelope{ID: asap.NewIDSource().NewEnvelopeID(time.Now()), ASAPVersion: "0.1", Sender: asap.AgentURN(sender), Recipient: counterURN, PayloadType: "TaskRequest",
