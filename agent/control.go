@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"fmt"
+	"strconv"
 
 	asap "github.com/asap-protocol/asap-go"
 	"github.com/go-json-experiment/json/jsontext"
@@ -19,7 +21,7 @@ func (s *Server) taskCancel(ctx context.Context, c *call, _ *Agent) (*asap.Envel
 	}
 	r, err := s.find(m.TaskID, c)
 	if err != nil {
-		return nil, c.fail("task_not_found", err)
+		return nil, s.notHere(ctx, c, m.TaskID)
 	}
 	r.mu.Lock()
 	over := r.over()
@@ -51,14 +53,14 @@ func ended(status asap.TaskStatus) string {
 
 // stateQuery tells how a task stands and shows its newest snapshot, or the one
 // of the version asked for.
-func (s *Server) stateQuery(c *call, _ *Agent) (*asap.Envelope, error) {
+func (s *Server) stateQuery(ctx context.Context, c *call, a *Agent) (*asap.Envelope, error) {
 	m, err := asap.ParseStateQuery(c.envelope.Payload)
 	if err != nil {
 		return nil, c.fail("payload_invalid", s.payloadError(err))
 	}
 	r, err := s.find(m.TaskID, c)
 	if err != nil {
-		return nil, c.fail("task_not_found", err)
+		return s.recalled(ctx, c, a, m)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -86,7 +88,7 @@ func (s *Server) stateRestore(ctx context.Context, c *call, _ *Agent) (*asap.Env
 	}
 	r, err := s.find(m.TaskID, c)
 	if err != nil {
-		return nil, c.fail("task_not_found", err)
+		return nil, s.notHere(ctx, c, m.TaskID)
 	}
 	r.mu.Lock()
 	if r.ending || r.over() {
@@ -123,7 +125,7 @@ func (s *Server) messageSend(ctx context.Context, c *call, _ *Agent) (*asap.Enve
 	}
 	r, err := s.find(m.TaskID, c)
 	if err != nil {
-		return nil, c.fail("task_not_found", err)
+		return nil, s.notHere(ctx, c, m.TaskID)
 	}
 	r.mu.Lock()
 	stop, repeated := r.messages[m.MessageID]
@@ -163,6 +165,70 @@ func (s *Server) afterInput(ctx context.Context, c *call, r *run, given bool, st
 		return nil, r.err
 	}
 	return s.standing(c, r), nil
+}
+
+// recall asks the ledger for a task this server does not know, or not any more.
+// What others asked for does not exist, as with find.
+func (s *Server) recall(ctx context.Context, c *call, id asap.TaskID) (Recalled, error) {
+	memory, ok := s.ledger.(Memory)
+	if !ok {
+		return Recalled{}, c.fail("task_not_found", asap.CodeTaskNotFound.Err(""))
+	}
+	known, ok, err := memory.Recall(ctx, id)
+	switch {
+	case err != nil:
+		return Recalled{}, err
+	case !ok || known.Consumer != c.envelope.Sender || known.Verified && !c.caller.Verified:
+		return Recalled{}, c.fail("task_not_found", asap.CodeTaskNotFound.Err(""))
+	}
+	return known, nil
+}
+
+// notHere is the answer to who would change a task this server does not know.
+func (s *Server) notHere(ctx context.Context, c *call, id asap.TaskID) error {
+	known, err := s.recall(ctx, c, id)
+	switch {
+	case err != nil:
+		return err
+	case known.Ended:
+		return c.fail("already_completed", asap.CodeAgentTaskCompleted.Err("the task has ended"))
+	}
+	return c.fail("task_not_found", asap.CodeTaskNotFound.Err(""))
+}
+
+// recalled answers state.query about a task this server does not know: with how
+// it ended, or that it runs where we cannot see it. Its snapshots are gone, but
+// for the last one, which is in the answer.
+func (s *Server) recalled(ctx context.Context, c *call, a *Agent, m *asap.StateQuery) (*asap.Envelope, error) {
+	known, err := s.recall(ctx, c, m.TaskID)
+	if err != nil {
+		return nil, err
+	}
+	payload := &asap.TaskResponse{TaskID: m.TaskID, Status: asap.Working}
+	switch {
+	case known.Answer != nil:
+		first, err := asap.ParseEnvelope(known.Answer)
+		if err == nil {
+			payload, err = asap.ParseTaskResponse(first.Payload)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read the stored answer: %w", err)
+		}
+	case known.Ended:
+		payload = withoutAnswer(m.TaskID, known.FailureCode)
+	}
+	if m.Version != nil && !shows(payload.FinalState, *m.Version) {
+		return nil, c.fail("snapshot_not_found", asap.CodeSnapshotNotFound.Err(""))
+	}
+	e := s.answer(c, a, payload)
+	e.Extensions = known.Receipt.extensions()
+	return e, nil
+}
+
+// shows tells whether state is the snapshot of a version.
+func shows(state jsontext.Value, version int64) bool {
+	v, ok := member(state, "version")
+	return ok && string(v) == strconv.FormatInt(version, 10)
 }
 
 func stateJSON(state *asap.StateSnapshot) jsontext.Value { return state.AppendJSON(nil) }

@@ -122,7 +122,7 @@ func (s *Server) dispatch(ctx context.Context, c *call) (*asap.Envelope, error) 
 	case asap.KindMessageSend:
 		answer, err = s.messageSend(ctx, c, a)
 	case asap.KindStateQuery:
-		answer, err = s.stateQuery(c, a)
+		answer, err = s.stateQuery(ctx, c, a)
 	case asap.KindStateRestore:
 		answer, err = s.stateRestore(ctx, c, a)
 	default:
@@ -303,6 +303,8 @@ func (s *Server) failed(c *call, err error) (*asap.RPCError, *busy) {
 		return nil, &busy{asap.CodeThreadPool, full.Error(), object("max_threads", full.limit, "active_threads", full.running)}
 	case errors.Is(err, ErrUnavailable):
 		return nil, &busy{asap.CodeLedgerUnavailable, asap.CodeLedgerUnavailable.Info().Sentence, jsontext.Value("{}")}
+	case errors.Is(err, ErrOutcomeUnknown):
+		return nil, &busy{asap.CodeTaskIndeterminate, "It is not known whether this task was recorded. Send it again with the same envelope id.", jsontext.Value("{}")}
 	case errors.As(err, &rpc):
 		return rpc, nil
 	case errors.As(err, &coded):

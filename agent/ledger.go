@@ -19,10 +19,13 @@ import (
 // starts nothing; with another Digest it returns an error that wraps
 // [ErrConflict]. A *[Refusal] says the task is not allowed and changes nothing.
 // [ErrUnavailable] says nothing was decided and nothing changed: try again.
+// [ErrOutcomeUnknown] says that it may have been recorded, or may not.
 //
 // Settle MUST be durable when it returns nil, and idempotent by TaskID: once
-// with the first content, the same receipt after. Any error means the outcome
-// is not known to the caller, who will not tell anybody the task succeeded.
+// with the first content, the same receipt after. After [ErrUnavailable] it is
+// called again, for Limits.LedgerTimeout. Any other error, or that one to the
+// end, means the outcome is not known to the caller, who will not tell anybody
+// the task succeeded.
 //
 // The contexts carry a bound in time; they do not end when a client hangs up.
 type Ledger interface {
@@ -34,9 +37,32 @@ var (
 	// ErrUnavailable reports that the ledger cannot decide at the moment and
 	// that nothing changed. The caller is told 503 with Retry-After.
 	ErrUnavailable = errors.New("the ledger is not available")
+	// ErrOutcomeUnknown reports that the ledger cannot tell whether it recorded
+	// what it was asked to. The caller is told so, with 503: the same request
+	// again, with the same envelope id, finds out and runs nothing twice.
+	ErrOutcomeUnknown = errors.New("the ledger cannot tell whether it recorded this")
 	// ErrConflict reports an envelope id that came before with other content.
 	ErrConflict = errors.New("the envelope id was used before with other content")
 )
+
+// Memory is what a [Ledger] may be besides: it remembers tasks longer than the
+// server does, over restarts. It is safe for concurrent use.
+type Memory interface {
+	// Recall tells how a task stands; false if there is none of this id. Whether
+	// the caller may know is decided by the server.
+	Recall(ctx context.Context, id asap.TaskID) (Recalled, bool, error)
+}
+
+// Recalled is what a [Memory] knows of a task.
+type Recalled struct {
+	Consumer asap.AgentURN // who asked for it
+	Verified bool          // Consumer was authenticated
+	// Ended, Answer, FailureCode and Receipt are as in [Admitted].
+	Ended       bool
+	Answer      []byte
+	FailureCode string
+	Receipt     Receipt
+}
 
 // Refusal is a ledger's no. Its texts are shown to the caller.
 type Refusal struct {

@@ -203,7 +203,7 @@ func (r *run) end(result any, err error) {
 
 	ctx, cancel := context.WithTimeout(context.Background(), r.server.limits.LedgerTimeout)
 	defer cancel()
-	receipt, err := r.server.ledger.Settle(ctx, Settlement{
+	receipt, err := r.server.settle(ctx, Settlement{
 		TaskID: r.id, Agent: r.agent.URN(), Consumer: r.consumer, Verified: r.verified, EnvelopeID: r.key.envelope, Skill: r.skill.name,
 		ParentTask: r.parent, TraceID: r.traceID(), Delegation: r.delegation, Use: r.use, Outcome: outcome, FailureCode: code, Quantities: used,
 		StartedAt: r.began.UTC(), EndedAt: now.UTC(), DurationMS: took.Milliseconds(), Answer: encoded,
@@ -230,6 +230,35 @@ func (r *run) end(result any, err error) {
 	r.watchers = nil
 	r.mu.Unlock()
 	r.publish(true)
+}
+
+// settleAgainAfter is the first pause before a settlement is tried again; each
+// one is twice as long as the one before, up to settleAgainMost.
+const (
+	settleAgainAfter = 50 * time.Millisecond
+	settleAgainMost  = 2 * time.Second
+)
+
+// settle records how a task ended. The work is done, so a ledger that could not
+// write is asked again until ctx ends or the server stops: a disk that is full
+// for a moment does not make the task one that nobody knows the end of.
+func (s *Server) settle(ctx context.Context, settlement Settlement) (Receipt, error) {
+	for pause := settleAgainAfter; ; pause = min(2*pause, settleAgainMost) {
+		receipt, err := s.ledger.Settle(ctx, settlement)
+		if err == nil || !errors.Is(err, ErrUnavailable) {
+			return receipt, err
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return Receipt{}, err
+		case <-s.base.Done():
+			timer.Stop()
+			return Receipt{}, err
+		}
+	}
 }
 
 // judge says how a run ended: its outcome, the code for it, and what the caller
@@ -314,10 +343,7 @@ func (r *run) replay(a Admitted) {
 
 // lost ends a replay whose first run is over and has left no answer.
 func (r *run) lost(a Admitted) {
-	payload := &asap.TaskResponse{TaskID: a.TaskID, Status: asap.Failed, Result: failureResult(a.FailureCode, asap.Code(a.FailureCode).Info().Sentence)}
-	if a.FailureCode == "" {
-		payload.Status, payload.Result = asap.Completed, failureResult("answer_dropped", "the task was completed earlier; its answer is no longer kept")
-	}
+	payload := withoutAnswer(a.TaskID, a.FailureCode)
 	now := r.server.now()
 	answer := r.envelope.Answer(r.server.ids.NewEnvelopeID(now), now, r.agent.URN(), asap.TaskResponseType, payload.AppendJSON(nil))
 	answer.Extensions = a.Receipt.extensions()
@@ -326,6 +352,14 @@ func (r *run) lost(a Admitted) {
 	r.phase, r.id, r.answer, r.receipt = settled, a.TaskID, answer, a.Receipt
 	r.mu.Unlock()
 	r.publish(false)
+}
+
+// withoutAnswer tells of a task that is over and has left no answer.
+func withoutAnswer(id asap.TaskID, failure string) *asap.TaskResponse {
+	if failure == "" {
+		return &asap.TaskResponse{TaskID: id, Status: asap.Completed, Result: failureResult("answer_dropped", "the task was completed earlier; its answer is no longer kept")}
+	}
+	return &asap.TaskResponse{TaskID: id, Status: asap.Failed, Result: failureResult(failure, asap.Code(failure).Info().Sentence)}
 }
 
 // publish puts a run that is over where later requests find it, or nowhere,

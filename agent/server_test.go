@@ -223,6 +223,39 @@ func TestDuplicatesRunOnce(t *testing.T) {
 	})
 }
 
+// What a ledger cannot write for a while is written when it can; what it can not
+// write at all is told.
+func TestSettledWhenTheLedgerIsBack(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		away    time.Duration
+		pattern string
+		records int
+	}{
+		{"in time", 20 * time.Second, `{"result":{"envelope":{"payload":{"status":"completed"},"extensions":{"asap-receipt":"*"}}}}`, 1},
+		{"too late", time.Hour, `{"error":{"data":{"code":"task_indeterminate"}}}`, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := New("urn:asap:agent:stage", "Stage")
+				a.Handle("work", func(context.Context, *Task) (any, error) { return nil, nil })
+				ledger, back := newLedger(), time.Now().Add(c.away)
+				ledger.onSettle = func(Settlement) error {
+					if time.Now().Before(back) {
+						return fmt.Errorf("disk: %w", ErrUnavailable)
+					}
+					return nil
+				}
+				s := newTestServer(t, Config{Agents: []*Agent{a}, Ledger: ledger, AllowUnverified: anybody})
+				expect(t, post(s, request("e1", "work", "")), 200, c.pattern)
+				if n := len(ledger.settled()); n != c.records {
+					t.Errorf("%d records, want %d", n, c.records)
+				}
+			})
+		})
+	}
+}
+
 func TestLedgerFailures(t *testing.T) {
 	refusal := &Refusal{Code: "delegation_limit_tasks", Message: "the limit of 3 tasks is used up", Details: jsontext.Value(`{"used":3,"held":0,"remaining":0,"needed":1}`)}
 	for _, c := range []struct {
@@ -236,6 +269,7 @@ func TestLedgerFailures(t *testing.T) {
 		{"unavailable", fmt.Errorf("disk: %w", ErrUnavailable), nil, 503, `{"error":"Service Temporarily Unavailable","code":"ledger_unavailable","message":"*","details":{}}`, 0},
 		{"refused", refusal, nil, 200, `{"error":{"code":-32041,"data":{"code":"delegation_limit_tasks","message":"the limit of 3 tasks is used up","used":3,"needed":1}},"id":1}`, 0},
 		{"conflict", ErrConflict, nil, 200, `{"error":{"code":-32602,"data":{"code":"idempotency_conflict"}}}`, 0},
+		{"outcome unknown", fmt.Errorf("disk: %w", ErrOutcomeUnknown), nil, 503, `{"error":"Service Temporarily Unavailable","code":"task_indeterminate","message":"*","details":{}}`, 0},
 		{"broken", errors.New("secret path"), nil, 200, `{"error":{"code":-32603,"data":{"code":"internal","error":"Internal server error"}}}`, 0},
 		{"not settled", nil, errors.New("secret path"), 200, `{"error":{"code":-32603,"data":{"code":"task_indeterminate"}}}`, 1},
 	} {

@@ -321,7 +321,7 @@ func sendFailure(err error, envelope asap.EnvelopeID) error {
 	case errors.As(err, &refused):
 		text := plain(refused.Error())
 		for _, info := range asap.CodeTable() {
-			if info.Code == refused.DataCode {
+			if info.Code == refused.DataCode && !strings.Contains(text, info.Sentence) {
 				text += ": " + info.Sentence
 			}
 		}

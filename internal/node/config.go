@@ -71,7 +71,7 @@ type LimitsConfig struct {
 	RequestBytes     int64    `yaml:"request_bytes" doc:"largest request body, before and after decompression"`
 	RunningTasks     int      `yaml:"running_tasks" doc:"most tasks at work at once; more are refused with Retry-After"`
 	TaskTimeout      Duration `yaml:"task_timeout" doc:"longest a task may run; what is reserved for it is held this long"`
-	WebSocketPerSec  float64  `yaml:"websocket_per_second" doc:"messages a second one WebSocket connection may send"`
+	WebSocketPerSec  float64  `yaml:"websocket_per_second" doc:"messages a second one WebSocket connection may send; 0 means no limit on loopback and 10 beyond it"`
 	RequestsPerSec   float64  `yaml:"requests_per_second" doc:"requests a second per caller; 0 means no limit on loopback and 50 beyond it"`
 	RequestsBurst    int      `yaml:"requests_burst" doc:"requests a caller may send at once above the rate"`
 	ShutdownDeadline Duration `yaml:"shutdown_deadline" doc:"how long a stopping node lets running tasks finish"`
@@ -148,7 +148,7 @@ func Defaults() Config {
 		Agents: []AgentConfig{{URN: "urn:asap:agent:echo", Name: "Echo", Kind: "echo"}},
 		Limits: LimitsConfig{
 			RequestBytes: 10 << 20, RunningTasks: 1024, TaskTimeout: Duration(600 * time.Second),
-			WebSocketPerSec: 10, RequestsBurst: 200, ShutdownDeadline: Duration(8 * time.Second),
+			RequestsBurst: 200, ShutdownDeadline: Duration(8 * time.Second),
 		},
 		Metering: MeteringConfig{AnswerKeep: Duration(24 * time.Hour)},
 		Log:      LogConfig{Level: "info", Format: "text"},

@@ -204,9 +204,16 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 	}
 	hostAgents(n.registry, hosted, o.Now())
 	limits := n.config.Limits
+	perSecond := limits.WebSocketPerSec
+	switch {
+	case perSecond == 0 && n.config.Loopback():
+		perSecond = -1 // none
+	case perSecond == 0:
+		perSecond = 10
+	}
 	n.agents, err = agent.NewServer(agent.Config{
 		Agents:          hosted,
-		Ledger:          tasks{ledger: n.ledger, prices: n.prices, now: o.Now},
+		Ledger:          tasks{ledger: n.ledger, store: n.store, prices: n.prices, now: o.Now},
 		Delegations:     judge,
 		Authenticate:    n.callers.agent,
 		AuthStatus:      n.callers.auth.OIDC != nil,
@@ -220,7 +227,7 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 		Limits: agent.Limits{
 			BodyBytes: limits.RequestBytes, RunningTasks: limits.RunningTasks, TaskTimeout: time.Duration(limits.TaskTimeout),
 			MaxTaskTimeout: time.Duration(limits.TaskTimeout), DrainTimeout: time.Duration(limits.ShutdownDeadline),
-			MessagesPerSecond: limits.WebSocketPerSec,
+			MessagesPerSecond: perSecond,
 		},
 	})
 	if err != nil {
@@ -428,7 +435,23 @@ func (n *Node) Reload(_ context.Context, config Config, loadErr error) {
 }
 
 // ready reports why the node should get no requests.
-func (n *Node) ready(context.Context) error { return n.ledger.Healthy() }
+func (n *Node) ready(context.Context) error {
+	if err := n.ledger.Healthy(); err != nil {
+		return err
+	}
+	path := n.store.Path()
+	if path == "" {
+		return nil
+	}
+	free, err := freeBytes(filepath.Dir(path))
+	if err == nil && free < fullDiskBytes {
+		return fmt.Errorf("the disk of %s is full", path)
+	}
+	return nil // where free space cannot be read, commits tell
+}
+
+// fullDiskBytes is where commits begin to fail for want of room.
+const fullDiskBytes = 256 << 10
 
 // Close lets go of the store and the address. It is safe to call twice.
 func (n *Node) Close() error {

@@ -12,12 +12,14 @@ import (
 	"github.com/asap-protocol/asap-go/delegation"
 	"github.com/asap-protocol/asap-go/internal/ledger"
 	"github.com/asap-protocol/asap-go/internal/metering"
+	"github.com/asap-protocol/asap-go/internal/sqlite"
 )
 
 // tasks lets the agents of this node reach its ledger: it is the translation
 // between the words of package agent, which is public, and those of ledger.
 type tasks struct {
 	ledger *ledger.Ledger
+	store  *sqlite.Store
 	prices *atomic.Pointer[metering.PriceBook]
 	now    func() time.Time
 }
@@ -104,7 +106,7 @@ func (t tasks) refusal(ctx context.Context, use *agent.Delegation, err error) er
 		return delegation.Refuse(asap.CodeDelegationIDReused, reused.Link, "the token id came with other limits before")
 	case errors.As(err, &open):
 		return delegation.Refuse(asap.CodeDelegationCostUnbounded, open.Link, "max_cost_usd is set, and no price list bounds what this task may cost (max_usd_per_task)")
-	case errors.Is(err, ledger.ErrUnavailable), errors.Is(err, ledger.ErrOutcomeUnknown):
+	case errors.Is(err, ledger.ErrUnavailable):
 		return &delegation.Refusal{Code: asap.CodeDelegationStateUnavailable, Step: delegation.StepState, Link: delegation.NoLink, Detail: "the counters cannot be read now", Err: err}
 	}
 	return agentError(err)
@@ -126,6 +128,16 @@ func limitRefusal(limit *ledger.LimitError) *delegation.Refusal {
 	return r
 }
 
+// Recall implements agent.Memory.
+func (t tasks) Recall(ctx context.Context, id asap.TaskID) (agent.Recalled, bool, error) {
+	task, found, err := t.store.Task(ctx, id)
+	if err != nil || !found || task.State == ledger.Released {
+		return agent.Recalled{}, false, err
+	}
+	return agent.Recalled{Consumer: task.Consumer, Verified: task.Verified, Ended: task.State != ledger.Held,
+		Answer: task.Answer, FailureCode: task.Failure, Receipt: agent.Receipt(task.Receipt)}, true, nil
+}
+
 // agentError gives the ledger's errors the names package agent has for them.
 func agentError(err error) error {
 	var limit *ledger.LimitError
@@ -134,8 +146,10 @@ func agentError(err error) error {
 		return &agent.Refusal{Code: limit.Code(), Message: limit.Error()}
 	case errors.Is(err, ledger.ErrConflict):
 		return fmt.Errorf("%w: %w", agent.ErrConflict, err)
-	case errors.Is(err, ledger.ErrUnavailable), errors.Is(err, ledger.ErrOutcomeUnknown):
+	case errors.Is(err, ledger.ErrUnavailable):
 		return fmt.Errorf("%w: %w", agent.ErrUnavailable, err)
+	case errors.Is(err, ledger.ErrOutcomeUnknown), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return fmt.Errorf("%w: %w", agent.ErrOutcomeUnknown, err)
 	}
 	return err
 }

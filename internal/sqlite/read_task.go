@@ -1,0 +1,42 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+
+	asap "github.com/asap-protocol/asap-go"
+	"github.com/asap-protocol/asap-go/internal/ledger"
+)
+
+// EndedTask is how a task stands, for those who ask for it by its id.
+type EndedTask struct {
+	Consumer asap.AgentURN
+	Verified bool
+	State    ledger.TaskState
+	Failure  string
+	// Receipt is zero while the task is held, and names only the sequence if the
+	// entry that ended it was pruned.
+	Receipt ledger.Receipt
+	Answer  []byte // nil if there is none any more
+}
+
+// Task returns how a task stands; false if it was never admitted here.
+func (s *Store) Task(ctx context.Context, id asap.TaskID) (t EndedTask, found bool, err error) {
+	err = s.read(ctx, func(q *sql.Tx) error {
+		var end sql.NullInt64
+		var entry, failure sql.NullString
+		var hash []byte
+		err := q.QueryRowContext(ctx, `SELECT t.consumer, t.verified, t.state, t.failure, t.end_seq, e.id, e.hash, a.answer
+			FROM tasks t LEFT JOIN audit_entries e ON e.seq = t.end_seq LEFT JOIN answers a ON a.task_seq = t.seq WHERE t.task_id = ?`, string(id)).
+			Scan(&t.Consumer, &t.Verified, &t.State, &failure, &end, &entry, &hash, &t.Answer)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		found, t.Failure = err == nil, failure.String
+		t.Receipt = ledger.Receipt{Seq: end.Int64, EntryID: entry.String}
+		copy(t.Receipt.Hash[:], hash)
+		return err
+	})
+	return t, found, err
+}
