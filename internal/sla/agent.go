@@ -20,7 +20,7 @@ type agent struct {
 	order      int64 // agents are handled in the order of their registration
 	registered Instant
 	removed    Instant // never, or when it was
-	holds      Instant // how long a probe result holds
+	holds      int32   // for how many milliseconds a probe result holds
 	zone       *time.Location
 
 	promise    promise
@@ -46,7 +46,8 @@ type agent struct {
 	// ended ones, oldest first.
 	breached []interval
 
-	due   Instant // when time brings something about; index is its place in the queue
+	emit  func(Event) // tells the engine, and notes what happened in breached
+	due   Instant     // when time brings something about; index is its place in the queue
 	index int
 }
 
@@ -131,8 +132,7 @@ func (a *agent) lookAt(first, last int, now Instant, p *Policy, emit func(Event)
 }
 
 func (a *agent) look(o int, w Window, now Instant, v verdict, byTime bool, p *Policy, emit func(Event)) {
-	sub := subject{a.id, objectives[o], w, a.promise.threshold(objectives[o]), a.slaVersion, p}
-	a.trackers[o][w].look(now, v, byTime, &sub, a.noting(emit))
+	a.trackers[o][w].look(now, v, byTime, &subject{a.id, objectives[o], w, &a.promise, a.slaVersion, p}, emit)
 }
 
 // noting keeps, of the events that pass, when promises were broken.
@@ -163,7 +163,7 @@ func (a *agent) step(now Instant, p *Policy, emit func(Event)) {
 	for o := range objectives {
 		for _, w := range p.Windows {
 			if due := a.expiry(o, w, now); due <= now {
-				a.trackers[o][w].end(due, CloseExpired, a.noting(emit))
+				a.trackers[o][w].end(due, CloseExpired, emit)
 			}
 		}
 	}
@@ -272,7 +272,7 @@ func (a *agent) setPromise(now Instant, def *asap.SLADefinition, p *Policy, emit
 		}
 		for w := range a.trackers[o] {
 			t := &a.trackers[o][w]
-			t.end(now, CloseSLAChanged, a.noting(emit))
+			t.end(now, CloseSLAChanged, emit)
 		}
 	}
 	if next.version != old.version {

@@ -111,7 +111,7 @@ type subject struct {
 	agent     string
 	objective Objective
 	window    Window
-	threshold string
+	promise   *promise
 	version   int64
 	policy    *Policy
 }
@@ -199,7 +199,7 @@ func (t *tracker) open(v verdict, sub *subject, emit func(Event)) {
 	t.flapped = nil
 	t.breach = &Breach{
 		ID:    breachID(sub.agent, sub.objective, sub.window, t.since),
-		Agent: sub.agent, Objective: sub.objective, Window: sub.window, Threshold: sub.threshold,
+		Agent: sub.agent, Objective: sub.objective, Window: sub.window, Threshold: sub.promise.threshold(sub.objective),
 		ActualOpen: v.actual, ActualWorst: v.actual, ActualLast: v.actual,
 		Severity: severity, SeverityMax: severity,
 		StartedAt: t.since, DetectedAt: t.due,

@@ -71,13 +71,14 @@ func (e *Engine) Register(now Instant, r Registration) ([]Event, error) {
 			e.orders++
 			a = newAgent(r.Agent, now)
 			a.order = e.orders
+			a.emit = a.noting(e.emit)
 			e.agents[r.Agent] = a
 		}
 		interval := Instant(r.ProbeInterval.Milliseconds())
 		if interval == 0 {
 			interval = defaultInterval
 		}
-		a.holds = max(staleAfter*interval, Instant(r.TTL.Milliseconds()))
+		a.holds = int32(min(max(staleAfter*interval, Instant(r.TTL.Milliseconds())), maxHold))
 		a.zone = time.UTC
 		if r.Zone != nil {
 			a.zone = r.Zone
@@ -90,7 +91,7 @@ func (e *Engine) Register(now Instant, r Registration) ([]Event, error) {
 // Promise makes def what an agent promises from now on; nil promises nothing.
 func (e *Engine) Promise(now Instant, agentID string, def *asap.SLADefinition) ([]Event, error) {
 	return e.withAgent(now, agentID, func(a *agent) error {
-		a.setPromise(now, def, &e.policy, e.emit)
+		a.setPromise(now, def, &e.policy, a.emit)
 		return nil
 	})
 }
@@ -101,7 +102,7 @@ func (e *Engine) Remove(now Instant, agentID string) ([]Event, error) {
 	return e.withAgent(now, agentID, func(a *agent) error {
 		for o := range a.trackers {
 			for w := range a.trackers[o] {
-				a.trackers[o][w].end(now, CloseAgentRemoved, a.noting(e.emit))
+				a.trackers[o][w].end(now, CloseAgentRemoved, a.emit)
 			}
 		}
 		a.line.set(now, stateNone)
@@ -135,7 +136,7 @@ func (e *Engine) Observe(now Instant, p Probe) ([]Event, error) {
 			return nil
 		}
 		at := min(p.At, now)
-		a.observers.named(p.Observer).insert(Result{at, at + a.holds, p.State})
+		a.observers.named(p.Observer).insert(Result{at, a.holds, p.State})
 		if at < now {
 			a.rewrite(at, now, &e.policy)
 		} else {
@@ -147,7 +148,7 @@ func (e *Engine) Observe(now Instant, p Probe) ([]Event, error) {
 				return err
 			}
 		}
-		a.lookAt(0, 0, now, &e.policy, e.emit)
+		a.lookAt(0, 0, now, &e.policy, a.emit)
 		return nil
 	})
 }
@@ -186,7 +187,7 @@ func (e *Engine) Ingest(now Instant, o Outcome) ([]Event, error) {
 		if err := e.count(a, at, c, latency, TierMinute); err != nil {
 			return err
 		}
-		a.lookAt(1, 2, now, &e.policy, e.emit)
+		a.lookAt(1, 2, now, &e.policy, a.emit)
 		return nil
 	})
 }
@@ -210,7 +211,7 @@ func (e *Engine) Exclude(now Instant, agentID string, x Exclusion) ([]Event, err
 		} else {
 			a.settle(now, &e.policy)
 		}
-		a.lookAt(0, objectiveCount-1, now, &e.policy, e.emit)
+		a.lookAt(0, objectiveCount-1, now, &e.policy, a.emit)
 		return nil
 	})
 }
@@ -280,7 +281,7 @@ func (e *Engine) advance(now Instant) error {
 		}
 		for len(e.queue) > 0 && e.queue[0].due <= at {
 			a := e.queue[0]
-			a.step(at, &e.policy, e.emit)
+			a.step(at, &e.policy, a.emit)
 			e.reschedule(a, at)
 		}
 	}

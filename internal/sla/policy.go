@@ -51,6 +51,8 @@ const (
 	defaultInterval = 30 * second
 	// staleAfter intervals a probe result says nothing any more.
 	staleAfter = 3
+	// maxHold is how long a result says something at most, whatever the interval.
+	maxHold = 20 * day
 	// capSpan is the span that MaintenanceCap is about.
 	capSpan = 30 * day
 )

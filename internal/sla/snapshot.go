@@ -30,7 +30,7 @@ type AgentState struct {
 	Order          int64          `json:"order"`
 	Registered     Instant        `json:"registered"`
 	Removed        *Instant       `json:"removed"`
-	ResultsHold    Instant        `json:"results_hold_ms"`
+	ResultsHold    int32          `json:"results_hold_ms"`
 	Zone           string         `json:"tz"`
 	SLA            jsontext.Value `json:"sla"`
 	SLAVersion     int64          `json:"sla_version"`
@@ -162,6 +162,7 @@ func Restore(policy Policy, buckets Buckets, s Snapshot) (*Engine, error) {
 		if err != nil {
 			return nil, fmt.Errorf("restore agent %s: %w", s.Agents[i].Agent, err)
 		}
+		a.emit = a.noting(e.emit)
 		e.agents[a.id] = a
 		e.orders = max(e.orders, a.order)
 	}

@@ -103,15 +103,6 @@ func (tl timeline) after(t Instant) int {
 	return i
 }
 
-// state is the state in the millisecond that begins at t.
-func (tl timeline) state(t Instant) State {
-	i := tl.after(t)
-	if i == 0 {
-		return stateNone
-	}
-	return tl[i-1].state
-}
-
 // until is what has added up until t.
 func (tl timeline) until(t Instant) spans {
 	i := tl.after(t)
@@ -148,13 +139,15 @@ func (tl timeline) lastMeasured(now Instant) Instant {
 	return end
 }
 
-// Result is what one prober said; it holds until its next result, and at most to
-// Until.
+// Result is what one prober said; it holds until its next result, and at most
+// for HoldMS.
 type Result struct {
-	At    Instant `json:"at"`
-	Until Instant `json:"until"`
-	State State   `json:"state"`
+	At     Instant `json:"at"`
+	HoldMS int32   `json:"hold_ms"`
+	State  State   `json:"state"`
 }
+
+func (r *Result) until() Instant { return r.At + Instant(r.HoldMS) }
 
 // Observer is one prober of an agent, with its results in the order of their time.
 type Observer struct {
@@ -168,7 +161,7 @@ func (o *Observer) find(t Instant) *Result {
 	for i >= 0 && o.Results[i].At > t { // nearly always the last one is meant
 		i--
 	}
-	if i < 0 || o.Results[i].Until <= t {
+	if i < 0 || o.Results[i].until() <= t {
 		return nil
 	}
 	return &o.Results[i]
@@ -224,7 +217,7 @@ func (os observers) nextStale(now Instant) Instant {
 	next := never
 	for i := range os {
 		if r := os[i].find(now); r != nil {
-			next = min(next, r.Until)
+			next = min(next, r.until())
 		}
 	}
 	return next
@@ -240,7 +233,7 @@ func (os observers) changes(from, now Instant) (all []Instant) {
 	for i := range os {
 		for j := range os[i].Results {
 			add(os[i].Results[j].At)
-			add(os[i].Results[j].Until)
+			add(os[i].Results[j].until())
 		}
 	}
 	return all

@@ -21,12 +21,15 @@ const (
 	// bins is the number of bins: one for 0 and those with the indices 0 (1 ms)
 	// to 1687 (just below 24 h) and 1688, which holds MaxMS.
 	bins = 1690
-	// denseFrom is the number of filled bins from which a plain array is smaller
-	// and faster than a sorted list.
-	denseFrom = 512
+	// denseFrom is the number of filled bins from which pages are faster than a
+	// sorted list.
+	denseFrom = 96
 	// sparseBelow is the number of filled bins at which the list is taken up
 	// again; the gap to denseFrom keeps a histogram from changing to and fro.
-	sparseBelow = 256
+	sparseBelow = 48
+
+	pageBins = perDoubling
+	pages    = (bins + pageBins - 1) / pageBins
 )
 
 // grid holds what is derived from the schema once; it is never written again.
@@ -81,17 +84,18 @@ type Sketch struct {
 	big    *dense
 }
 
-type entry struct {
-	bin uint16
-	n   uint32
-}
+// entry is six bytes: a bin, and the halves of its count.
+type entry struct{ bin, low, high uint16 }
 
-// dense holds many bins as an array: of 32-bit counts, or of 64-bit ones once a
-// count does not fit any more.
+func (e entry) n() uint32 { return uint32(e.high)<<16 | uint32(e.low) }
+
+func newEntry(bin uint16, n uint32) entry { return entry{bin, uint16(n), uint16(n >> 16)} }
+
+// dense holds many bins: pages of 32-bit counts, nil where there is nothing, or
+// 64-bit counts once the total does not fit any more.
 type dense struct {
-	narrow []uint32
+	narrow [pages]*[pageBins]uint32
 	wide   []uint64
-	filled int
 }
 
 // Count is how many latencies are in it.
@@ -102,8 +106,27 @@ func (s *Sketch) Record(ms int64) { s.add(binOf(ms), 1) }
 
 // Merge adds all that is in other.
 func (s *Sketch) Merge(other *Sketch) {
-	for bin, n := range other.all {
-		s.add(bin, n)
+	switch {
+	case other.big == nil:
+		for _, e := range other.sparse {
+			s.add(e.bin, uint64(e.n()))
+		}
+	case other.big.wide != nil || s.total+other.total > math.MaxUint32:
+		for bin, n := range other.all {
+			s.add(bin, n)
+		}
+	default:
+		s.promote()
+		s.total += other.total
+		for i, from := range other.big.narrow {
+			if from == nil {
+				continue
+			}
+			to := s.big.page(i)
+			for j, n := range from {
+				to[j] += n
+			}
+		}
 	}
 }
 
@@ -118,20 +141,22 @@ func (s *Sketch) Subtract(other *Sketch) bool {
 	for bin, n := range other.all {
 		s.remove(bin, n)
 	}
+	if s.big != nil {
+		s.demote()
+	}
 	return true
 }
 
 // Clone returns an independent copy.
 func (s *Sketch) Clone() Sketch {
-	c := Sketch{total: s.total}
-	if s.big == nil {
-		c.sparse = append([]entry(nil), s.sparse...)
-		return c
-	}
-	c.big = &dense{
-		narrow: append([]uint32(nil), s.big.narrow...),
-		wide:   append([]uint64(nil), s.big.wide...),
-		filled: s.big.filled,
+	c := Sketch{total: s.total, sparse: append([]entry(nil), s.sparse...)}
+	if s.big != nil {
+		c.big = &dense{wide: append([]uint64(nil), s.big.wide...)}
+		for i, page := range s.big.narrow {
+			if page != nil {
+				*c.big.page(i) = *page
+			}
+		}
 	}
 	return c
 }
@@ -143,14 +168,19 @@ func (s *Sketch) ValueAtRank(rank uint64) int64 {
 	above := s.total - rank
 	if s.big == nil {
 		for i := len(s.sparse) - 1; i >= 0; i-- {
-			if uint64(s.sparse[i].n) > above {
+			n := uint64(s.sparse[i].n())
+			if n > above {
 				return table.value[s.sparse[i].bin]
 			}
-			above -= uint64(s.sparse[i].n)
+			above -= n
 		}
 		return 0
 	}
 	for bin := bins - 1; bin >= 0; bin-- {
+		if s.big.wide == nil && s.big.narrow[bin/pageBins] == nil {
+			bin -= bin % pageBins // the page's first
+			continue
+		}
 		n := s.big.at(uint16(bin))
 		if n > above {
 			return table.value[bin]
@@ -188,19 +218,25 @@ func (s *Sketch) Bins(yield func(index int, n uint64) bool) {
 }
 
 func (s *Sketch) all(yield func(bin uint16, n uint64) bool) {
-	if s.big == nil {
-		for _, e := range s.sparse {
-			if !yield(e.bin, uint64(e.n)) {
-				return
-			}
+	for _, e := range s.sparse {
+		if !yield(e.bin, uint64(e.n())) {
+			return
 		}
+	}
+	if s.big == nil {
 		return
 	}
-	left := s.big.filled
-	for bin := uint16(0); left > 0; bin++ {
-		if n := s.big.at(bin); n > 0 {
-			left--
-			if !yield(bin, n) {
+	for bin, n := range s.big.wide {
+		if n > 0 && !yield(uint16(bin), n) {
+			return
+		}
+	}
+	for i, page := range s.big.narrow {
+		if page == nil {
+			continue
+		}
+		for j, n := range page {
+			if n > 0 && !yield(uint16(i*pageBins+j), uint64(n)) {
 				return
 			}
 		}
@@ -212,7 +248,7 @@ func (s *Sketch) at(bin uint16) uint64 {
 		return s.big.at(bin)
 	}
 	if i, found := s.find(bin); found {
-		return uint64(s.sparse[i].n)
+		return uint64(s.sparse[i].n())
 	}
 	return 0
 }
@@ -233,20 +269,23 @@ func (s *Sketch) find(bin uint16) (int, bool) {
 func (s *Sketch) add(bin uint16, n uint64) {
 	s.total += n
 	if s.big != nil {
-		s.big.add(bin, n)
+		s.big.add(bin, n, s.total)
 		return
 	}
 	i, found := s.find(bin)
 	switch {
-	case found && uint64(s.sparse[i].n)+n <= math.MaxUint32:
-		s.sparse[i].n += uint32(n)
-	case found || n > math.MaxUint32 || len(s.sparse) >= denseFrom:
+	case s.total > math.MaxUint32 || (!found && len(s.sparse) >= denseFrom):
 		s.promote()
-		s.big.add(bin, n)
+		s.big.add(bin, n, s.total)
+	case found:
+		s.sparse[i] = newEntry(bin, s.sparse[i].n()+uint32(n))
 	default:
+		if len(s.sparse) == cap(s.sparse) { // grown by a quarter: there are many sketches
+			s.sparse = append(make([]entry, 0, len(s.sparse)+max(4, len(s.sparse)/4)), s.sparse...)
+		}
 		s.sparse = append(s.sparse, entry{})
 		copy(s.sparse[i+1:], s.sparse[i:])
-		s.sparse[i] = entry{bin, uint32(n)}
+		s.sparse[i] = newEntry(bin, uint32(n))
 	}
 }
 
@@ -255,68 +294,80 @@ func (s *Sketch) remove(bin uint16, n uint64) {
 	s.total -= n
 	if s.big != nil {
 		s.big.remove(bin, n)
-		if s.big.filled < sparseBelow && s.big.wide == nil {
-			s.demote()
-		}
 		return
 	}
 	i, _ := s.find(bin)
-	s.sparse[i].n -= uint32(n)
-	if s.sparse[i].n == 0 {
+	s.sparse[i] = newEntry(bin, s.sparse[i].n()-uint32(n))
+	if s.sparse[i].n() == 0 {
 		s.sparse = append(s.sparse[:i], s.sparse[i+1:]...)
 	}
 }
 
 func (s *Sketch) promote() {
-	s.big = &dense{narrow: make([]uint32, bins), filled: len(s.sparse)}
+	if s.big != nil {
+		return
+	}
+	s.big = &dense{}
 	for _, e := range s.sparse {
-		s.big.narrow[e.bin] = e.n
+		s.big.page(int(e.bin) / pageBins)[e.bin%pageBins] = e.n()
 	}
 	s.sparse = nil
 }
 
+// demote makes a list again of what has become little.
 func (s *Sketch) demote() {
-	sparse := make([]entry, 0, s.big.filled)
-	for bin, n := range s.big.narrow {
-		if n > 0 {
-			sparse = append(sparse, entry{uint16(bin), n})
-		}
+	filled := 0
+	for range s.all {
+		filled++
+	}
+	if filled >= sparseBelow || s.total > math.MaxUint32 {
+		return
+	}
+	sparse := make([]entry, 0, filled)
+	for bin, n := range s.all {
+		sparse = append(sparse, newEntry(bin, uint32(n)))
 	}
 	s.sparse, s.big = sparse, nil
 }
 
-func (d *dense) at(bin uint16) uint64 {
-	if d.wide != nil {
-		return d.wide[bin]
+func (d *dense) page(i int) *[pageBins]uint32 {
+	if d.narrow[i] == nil {
+		d.narrow[i] = new([pageBins]uint32)
 	}
-	return uint64(d.narrow[bin])
+	return d.narrow[i]
 }
 
-func (d *dense) add(bin uint16, n uint64) {
-	if d.at(bin) == 0 && n > 0 {
-		d.filled++
+func (d *dense) at(bin uint16) uint64 {
+	switch page := d.narrow[bin/pageBins]; {
+	case d.wide != nil:
+		return d.wide[bin]
+	case page != nil:
+		return uint64(page[bin%pageBins])
+	default:
+		return 0
 	}
-	if d.wide == nil && d.at(bin)+n > math.MaxUint32 {
-		d.wide = make([]uint64, bins)
-		for i, k := range d.narrow {
-			d.wide[i] = uint64(k)
+}
+
+// add adds n to a bin; total is what there is in all bins with it.
+func (d *dense) add(bin uint16, n, total uint64) {
+	if d.wide == nil && total > math.MaxUint32 {
+		wide := make([]uint64, bins)
+		for i := range wide {
+			wide[i] = d.at(uint16(i))
 		}
-		d.narrow = nil
+		*d = dense{wide: wide}
 	}
 	if d.wide != nil {
 		d.wide[bin] += n
 		return
 	}
-	d.narrow[bin] += uint32(n)
+	d.page(int(bin) / pageBins)[bin%pageBins] += uint32(n)
 }
 
 func (d *dense) remove(bin uint16, n uint64) {
 	if d.wide != nil {
 		d.wide[bin] -= n
-	} else {
-		d.narrow[bin] -= uint32(n)
+		return
 	}
-	if d.at(bin) == 0 {
-		d.filled--
-	}
+	d.narrow[bin/pageBins][bin%pageBins] -= uint32(n)
 }
