@@ -18,6 +18,7 @@ import (
 	"github.com/asap-protocol/asap-go/audit"
 	"github.com/asap-protocol/asap-go/internal/ledger"
 	"github.com/asap-protocol/asap-go/internal/metering"
+	"github.com/asap-protocol/asap-go/internal/registry"
 )
 
 // Store is a ledger.Store with the readers of what it holds.
@@ -31,6 +32,7 @@ type Store interface {
 	AuditEntry(ctx context.Context, id string) (audit.Entry, error)
 	Budget(ctx context.Context, key ledger.BudgetKey) (ledger.Budget, bool, error)
 	Holds(ctx context.Context) (int64, time.Time, error)
+	Agents(ctx context.Context) ([]registry.Agent, error)
 }
 
 // Backend is one storage. Open opens it; it is called again after the store it
@@ -71,6 +73,8 @@ func Run(t *testing.T, fresh func(t testing.TB) Backend) {
 		{"Faults", testFaults},
 		{"Shutdown", testShutdown},
 		{"Feed", testFeed},
+		{"Registry", testRegistry},
+		{"RegistryRace", testRegistryRace},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, fresh(t)) })
 	}
@@ -115,6 +119,7 @@ type rig struct {
 	prices  *metering.PriceBook
 	wrap    func(ledger.Store) ledger.Store
 	feed    func(ledger.Batch)
+	agents  func([]registry.Agent)
 
 	store  Store
 	ledger *ledger.Ledger
@@ -151,7 +156,7 @@ func (r *rig) tryUp() error {
 		under = r.wrap(store)
 	}
 	l, err := ledger.Open(r.ctx, under, ledger.Options{Origin: origin, Operator: operator, Now: r.clock.Now, Prices: r.prices,
-		LostAnswer: func(t *ledger.Task) []byte { return []byte("lost " + t.ID) }, Committed: r.feed})
+		LostAnswer: func(t *ledger.Task) []byte { return []byte("lost " + t.ID) }, Committed: r.feed, AgentsChanged: r.agents})
 	if err != nil {
 		return errors.Join(err, store.Close())
 	}
