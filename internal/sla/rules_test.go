@@ -135,7 +135,7 @@ func TestScore(t *testing.T) {
 }
 
 func TestBuckets(t *testing.T) {
-	for _, c := range []struct{ at, start Instant }{{1, 0}, {minute, 0}, {minute + 1, minute}, {0, -minute}, {-1, -minute}} {
+	for _, c := range []struct{ at, start Instant }{{1, 0}, {minute, 0}, {minute + 1, minute}, {0, -minute}, {-1, -minute}, {-minute + 1, -minute}, {-minute, -2 * minute}} {
 		if got := TierMinute.bucketStart(c.at); got != c.start {
 			t.Errorf("%d is in the minute from %d, want %d", c.at, got, c.start)
 		}

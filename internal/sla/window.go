@@ -78,11 +78,11 @@ var tierSpecs = [tierCount]struct {
 // bucketStart is the start of the bucket that an event at t falls into.
 func (tier Tier) bucketStart(t Instant) Instant {
 	width := tierSpecs[tier].width
-	start := (t - 1) / width * width
-	if t < 1 {
-		start -= width
+	into := (t - 1) % width
+	if into < 0 {
+		into += width
 	}
-	return start
+	return t - 1 - into
 }
 
 // lookback is a span that tasks are added up over: the windows, and the shorter
