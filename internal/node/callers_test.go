@@ -481,3 +481,28 @@ func TestClientOverTLS(t *testing.T) {
 		t.Errorf("without credentials: %v", err)
 	}
 }
+
+// The doctor looks at what proves callers and the node, too.
+func TestDoctorOfSecuredNode(t *testing.T) {
+	n := startSecured(t, true)
+	findings := func(now time.Time) string {
+		var b strings.Builder
+		for _, f := range Diagnose(t.Context(), n.config, now) {
+			fmt.Fprintf(&b, "%s %s %s\n", f.Severity, f.Check, f.Text)
+		}
+		return b.String()
+	}
+	for _, want := range []string{"ok agents' keys 2 keys in", "warn certificate", "ok node https://localhost:"} {
+		if got := findings(time.Now()); !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+	if got := findings(time.Now().Add(2 * time.Hour)); !strings.Contains(got, "fail certificate") {
+		t.Errorf("after its end:\n%s", got)
+	}
+	n.write(t, "keys/broken.pub", []byte("x"))
+	n.write(t, "key.pem", nil)
+	if got := findings(time.Now()); !strings.Contains(got, "fail agents' keys") || !strings.Contains(got, "fail certificate") {
+		t.Errorf("with broken files:\n%s", got)
+	}
+}

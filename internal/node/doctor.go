@@ -2,6 +2,8 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +16,7 @@ import (
 
 	asap "github.com/asap-protocol/asap-go"
 	"github.com/asap-protocol/asap-go/audit"
+	"github.com/asap-protocol/asap-go/internal/identity"
 	"github.com/asap-protocol/asap-go/internal/sqlite"
 )
 
@@ -51,6 +54,8 @@ func Diagnose(ctx context.Context, c Config, now time.Time) []Finding {
 		_, err := ReadOperatorToken(c.Data)
 		return err
 	})
+	d.keys()
+	d.certificate()
 	d.disk()
 	d.ledger(ctx)
 	d.running(ctx)
@@ -60,6 +65,7 @@ func Diagnose(ctx context.Context, c Config, now time.Time) []Finding {
 type doctor struct {
 	config   Config
 	now      time.Time
+	trust    *x509.Certificate // the node's own, if it serves TLS
 	findings []Finding
 }
 
@@ -103,6 +109,39 @@ func (d *doctor) secret(name string, check func([]byte) error) {
 	default:
 		d.say(name, OK, "readable by its owner only")
 	}
+}
+
+// keys reads the directory of agents' keys as a node would.
+func (d *doctor) keys() {
+	switch keys, err := identity.ReadKeys(os.DirFS(d.config.keysDir())); {
+	case err != nil:
+		d.say("agents' keys", Fail, "%s: %v", d.config.keysDir(), err)
+	default:
+		d.say("agents' keys", OK, "%d keys in %s", len(keys), d.config.keysDir())
+	}
+}
+
+// certificateSoon is how long before its end a certificate is worth a word.
+const certificateSoon = 14 * 24 * time.Hour
+
+func (d *doctor) certificate() {
+	if d.config.TLS.Certificate == "" {
+		return
+	}
+	certs, err := openCertificates(d.config.TLS)
+	if err != nil {
+		d.say("certificate", Fail, "%v", err)
+		return
+	}
+	switch end := certs.inUse.Certificates[0].Leaf.NotAfter; {
+	case !d.now.Before(end):
+		d.say("certificate", Fail, "%s ended at %s", d.config.TLS.Certificate, end.UTC().Format(time.RFC3339))
+	case end.Sub(d.now) < certificateSoon:
+		d.say("certificate", Warn, "%s ends soon, at %s", d.config.TLS.Certificate, end.UTC().Format(time.RFC3339))
+	default:
+		d.say("certificate", OK, "good until %s", end.UTC().Format(time.RFC3339))
+	}
+	d.trust = certs.inUse.Certificates[0].Leaf
 }
 
 func (d *doctor) disk() {
@@ -206,7 +245,15 @@ func (d *doctor) running(ctx context.Context) {
 		d.say("node", Fail, "%v", err)
 		return
 	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	transport := &http.Transport{DisableKeepAlives: true}
+	if d.trust != nil { // the certificate in the configuration, whoever has signed it
+		transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: x509.NewCertPool()}
+		transport.TLSClientConfig.RootCAs.AddCert(d.trust)
+		if names := d.trust.DNSNames; len(names) > 0 {
+			transport.TLSClientConfig.ServerName = names[0]
+		}
+	}
+	client := &http.Client{Transport: transport}
 	res, err := client.Do(req)
 	switch {
 	case err != nil:

@@ -245,7 +245,7 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 		},
 	}).Routes(mux)
 	n.server = &http.Server{
-		Handler:           mux,
+		Handler:           boundWrites(mux, writeTimeout),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       120 * time.Second,
 		MaxHeaderBytes:    64 << 10,
@@ -264,10 +264,16 @@ const URLFile = "node.url"
 
 // URL returns the node's base URL.
 func (n *Node) URL() string {
-	if n.certs != nil {
-		return "https://" + n.listener.Addr().String()
+	address := n.listener.Addr().String()
+	if host, port, err := net.SplitHostPort(address); err == nil {
+		if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() { // every address, and so this one
+			address = net.JoinHostPort("localhost", port)
+		}
 	}
-	return "http://" + n.listener.Addr().String()
+	if n.certs != nil {
+		return "https://" + address
+	}
+	return "http://" + address
 }
 
 // serve takes connections until the server is shut down.

@@ -294,8 +294,8 @@ func (n *securedNode) writeServerCertificate(t testing.TB, serial int64) {
 	n.write(t, "key.pem", key)
 }
 
-// URL is the address as this machine reaches it.
-func (n *securedNode) URL() string { return strings.Replace(n.Node.URL(), "[::]", "127.0.0.1", 1) }
+// URL is the address as this machine reaches it over IPv4.
+func (n *securedNode) URL() string { return strings.Replace(n.Node.URL(), "localhost", "127.0.0.1", 1) }
 
 // tlsConfig trusts the throwaway authority, and shows a certificate of it for
 // agent if there is one.
