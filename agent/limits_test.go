@@ -60,34 +60,34 @@ func TestPeerLimits(t *testing.T) {
 	p := NewRateLimiter(2, 3)
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	for i := range 3 {
-		if _, ok := p.allow("a", now); !ok {
+		if _, ok := p.take(&p.addresses, "a", now); !ok {
 			t.Error("refused", i)
 		}
 	}
-	if wait, ok := p.allow("a", now); ok || wait != 1 {
+	if wait, ok := p.take(&p.addresses, "a", now); ok || wait != 1 {
 		t.Error(wait, ok)
 	}
-	if _, ok := p.allow("b", now); !ok {
+	if _, ok := p.take(&p.addresses, "b", now); !ok {
 		t.Error("b pays for a")
 	}
-	if _, ok := p.allow("a", now.Add(time.Second)); !ok {
+	if _, ok := p.take(&p.addresses, "a", now.Add(time.Second)); !ok {
 		t.Error("the bucket does not fill")
 	}
 	for i := range maxPeers {
-		p.allow(fmt.Sprint(i), now)
+		p.take(&p.addresses, fmt.Sprint(i), now)
 	}
-	if len(p.buckets) != maxPeers {
-		t.Error(len(p.buckets))
+	if len(p.addresses.buckets) != maxPeers {
+		t.Error(len(p.addresses.buckets))
 	}
 	for range 10 {
-		p.allow("late", now)
+		p.take(&p.addresses, "late", now)
 	}
-	if _, ok := p.allow("later still", now); ok {
+	if _, ok := p.take(&p.addresses, "later still", now); ok {
 		t.Error("peers beyond the bound have no limit")
 	}
-	p.allow("new", now.Add(time.Hour))
-	if len(p.buckets) > 1 {
-		t.Error("idle peers are not forgotten:", len(p.buckets))
+	p.take(&p.addresses, "new", now.Add(time.Hour))
+	if len(p.addresses.buckets) > 1 {
+		t.Error("idle peers are not forgotten:", len(p.addresses.buckets))
 	}
 }
 
@@ -208,5 +208,81 @@ func BenchmarkEcho(b *testing.B) {
 				}
 			})
 		})
+	}
+}
+
+// An agent that proved its name has its own bucket, however many addresses
+// crowd in; an address of IPv6 counts as its network.
+func TestRateOfCallers(t *testing.T) {
+	p := NewRateLimiter(1, 1)
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	from := func(address string) *http.Request {
+		r := httptest.NewRequest(http.MethodPost, "/asap", nil)
+		r.RemoteAddr = address
+		return r
+	}
+	for i := range maxPeers + 100 {
+		p.Allow(from(fmt.Sprintf("10.%d.%d.%d:1", i>>16, i>>8&255, i&255)), Caller{}, now)
+	}
+	if _, ok := p.Allow(from("10.9.9.9:1"), Caller{}, now); ok {
+		t.Error("addresses beyond the bound have no limit")
+	}
+	for _, urn := range []asap.AgentURN{"urn:asap:agent:a", "urn:asap:agent:b"} {
+		if _, ok := p.Allow(from("10.9.9.9:1"), Caller{URN: urn, Verified: true}, now); !ok {
+			t.Error("an agent pays for addresses:", urn)
+		}
+		if _, ok := p.Allow(from("10.8.8.8:1"), Caller{URN: urn, Verified: true}, now); ok {
+			t.Error("an agent escapes by another address:", urn)
+		}
+	}
+	p = NewRateLimiter(1, 1)
+	for address, want := range map[string]string{"2001:db8::1": "2001:db8::/64", "fe80::1%eth0": "fe80::/64", "192.0.2.1": "192.0.2.1", "::ffff:192.0.2.1": "::ffff:192.0.2.1", "@": "@"} {
+		if got := peerNetwork(address); got != want {
+			t.Errorf("%s counts as %s", address, got)
+		}
+	}
+	_, first := p.Allow(from("[2001:db8::1]:1"), Caller{}, now)
+	_, second := p.Allow(from("[2001:db8::2]:1"), Caller{}, now)
+	if !first || second {
+		t.Error("one network:", first, second)
+	}
+}
+
+// Credentials are answered as the configuration says, and a limiter may be
+// shared with other routes.
+func TestAuthStatus(t *testing.T) {
+	for _, c := range []struct {
+		err        error
+		withStatus bool
+		status     int
+		body       string
+	}{
+		{ErrNoCredentials, true, 401, `{"detail":"Authentication required"}`},
+		{ErrBadCredentials, true, 401, `{"detail":"Invalid authentication token"}`},
+		{asap.CodeForbidden.Err("Insufficient scope"), true, 403, `{"detail":"Insufficient scope"}`},
+		{asap.CodeAuthUnavailable.Err("Authentication service unavailable"), true, 503, `{"detail":"Authentication service unavailable"}`},
+		{ErrNoCredentials, false, 200, `"error":"Authentication required","code":"unauthenticated","status_code":401`},
+		{ErrBadCredentials, false, 200, `"error":"Invalid authentication token","code":"unauthenticated","status_code":401`},
+		{asap.CodeForbidden.Err("Insufficient scope"), false, 200, `"error":"Insufficient scope","code":"forbidden","status_code":403`},
+		{asap.CodeAuthUnavailable.Err(""), false, 503, `"code":"authentication_unavailable"`},
+	} {
+		s, err := NewServer(Config{Agents: []*Agent{Echo("urn:asap:agent:echo")}, Ledger: Unmetered(), AuthStatus: c.withStatus,
+			Authenticate: func(*http.Request) (Caller, error) { return Caller{}, c.err }, Limiter: NewRateLimiter(0.001, 1)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []int{c.status, http.StatusTooManyRequests} {
+			w := httptest.NewRecorder()
+			s.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/asap", strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"asap.send","params":{}}`)))
+			if w.Code != want || (want == c.status && !strings.Contains(w.Body.String(), c.body)) {
+				t.Errorf("%v: %d %s, want %d", c.err, w.Code, w.Body, want)
+			}
+			if w.Code >= 429 && w.Header().Get("Retry-After") == "" || (w.Code == 401 && w.Header().Get("WWW-Authenticate") != "Bearer") {
+				t.Errorf("%v: %d with %v", c.err, w.Code, w.Header())
+			}
+		}
+		if err := s.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
 	}
 }
