@@ -40,16 +40,17 @@ var layers = []layer{
 	{pkg: "internal/registry", may: domain, why: whyDomain, noHTTP: true},
 
 	{pkg: "internal/ledger", may: []string{".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry"}, why: whyDomain, noHTTP: true},
+	{pkg: "internal/auditlog", may: []string{".", "audit", "internal/metering", "internal/ledger"}, why: "internal/auditlog joins the rules of package audit with a store and the ledger; stores and servers implement and serve what it declares", noHTTP: true},
 	{pkg: "internal/notify", may: []string{".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger"}, why: whyDomain, noHTTP: true},
 
-	{pkg: "internal/sqlite", may: []string{".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger"}, why: whyStore, noHTTP: true},
-	{pkg: "internal/postgres", may: []string{".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger"}, why: whyStore, noHTTP: true},
-	{pkg: "internal/storetest", may: []string{".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger"}, why: whyStore, noHTTP: true},
+	{pkg: "internal/sqlite", may: []string{"internal/auditlog", ".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger"}, why: whyStore, noHTTP: true},
+	{pkg: "internal/postgres", may: []string{"internal/auditlog", ".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger"}, why: whyStore, noHTTP: true},
+	{pkg: "internal/storetest", may: []string{"internal/auditlog", ".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger"}, why: whyStore, noHTTP: true},
 	{pkg: "internal/postgrestest", why: whyStore, noHTTP: true},
 
 	{pkg: "agent", may: []string{".", "delegation", "internal/canonicaljson"}, why: whyPublic},
 	{pkg: "client", may: []string{".", "delegation"}, why: "client shares only package asap and delegation with the server: a bug on one side must not hide the same bug on the other"},
-	{pkg: "internal/httpapi", may: []string{".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger", "internal/notify"}, why: whyEdge},
+	{pkg: "internal/httpapi", may: []string{"internal/auditlog", ".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger", "internal/notify"}, why: whyEdge},
 	{pkg: "internal/dashboard", may: []string{".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger", "internal/notify"}, why: whyEdge},
 	{pkg: "internal/prober", may: []string{".", "internal/canonicaljson", "client", "internal/sla", "internal/registry", "internal/ledger"}, why: whyEdge},
 

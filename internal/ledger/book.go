@@ -148,7 +148,7 @@ func (b *book) write(ctx context.Context, tx Tx) error {
 }
 
 func (c *Changes) empty() bool {
-	return len(c.Entries) == 0 && c.RemovePurged == 0 && c.DropAnswers == 0
+	return len(c.Entries) == 0 && len(c.Checkpoints) == 0 && c.RemovePurged == 0 && c.RemovePruned == 0 && c.DropAnswers == 0
 }
 
 func (b *book) batch() Batch {
@@ -202,7 +202,7 @@ func (b *book) budget(l Link) *cell[Budget] {
 
 // tally adds a record to its cells, tentatively.
 func (b *book) tally(p *posting, r *metering.Record) error {
-	for _, key := range rollupKeys(r) {
+	for _, key := range RollupKeys(r) {
 		var sums metering.Sums
 		if c := b.rollups[key]; c != nil {
 			sums = c.value
@@ -280,8 +280,8 @@ func (b *book) keep(list *metering.PriceList, agent asap.AgentURN) {
 	b.changes.PriceLists = append(b.changes.PriceLists, StoredPriceList{Hash: list.Hash(), Agent: agent, Canonical: list.AppendCanonical(nil), At: b.now})
 }
 
-// rollupKeys lists the cells a record is counted in.
-func rollupKeys(r *metering.Record) []RollupKey {
+// RollupKeys lists the cells a record is counted in.
+func RollupKeys(r *metering.Record) []RollupKey {
 	keys := make([]RollupKey, 0, 4)
 	for _, span := range [...]Span{Hour, Day, Month} {
 		key := RollupKey{Span: span, StartUS: span.StartUS(r.Timestamp),

@@ -28,8 +28,11 @@ func (l *Ledger) recover(ctx context.Context) error {
 			break
 		}
 	}
-	// A purge that was interrupted has moved the mark already.
-	return l.removePurged(ctx, l.alone)
+	// A purge or a prune that was interrupted has moved its mark already.
+	if err := l.removePurged(ctx, l.alone); err != nil {
+		return err
+	}
+	return l.removePruned(ctx, l.alone)
 }
 
 // alone commits one operation without the committer's goroutine.
@@ -156,6 +159,7 @@ func (o *purge) apply(b *book) error {
 
 type remove struct {
 	purged        bool
+	pruned        bool
 	answersBefore time.Time
 	removed       int64
 }
@@ -169,6 +173,10 @@ func (o *remove) apply(b *book) error {
 		if !b.counters.PurgedBefore.IsZero() {
 			b.changes.RemovePurged = removeAtOnce
 		}
+		return nil
+	}
+	if o.pruned {
+		b.changes.RemovePruned = removeAtOnce
 		return nil
 	}
 	b.changes.DropAnswers, b.changes.DropAnswersBefore = removeAtOnce, o.answersBefore

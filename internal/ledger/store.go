@@ -203,13 +203,20 @@ type Changes struct {
 	Revocations []Revocation
 	Entries     []audit.Entry // extend the log; the last one is the head
 	Counters    Counters
+	// Checkpoints are signed notes to keep beside the log.
+	Checkpoints []audit.CheckpointRow
+	// Prune moves the minimum index of the log; the entries before it are removed
+	// by RemovePruned.
+	Prune *audit.Prune
 	// PurgeBefore moves the retention mark; the rows behind it are removed by
 	// RemovePurged.
 	PurgeBefore time.Time
 	// RemovePurged removes at most that many raw records behind the mark and
-	// keeps their ids; DropAnswers that many answers older than DropAnswersBefore.
-	// Both report what they did through Removed.
+	// keeps their ids; RemovePruned that many entries before the minimum index;
+	// DropAnswers that many answers older than DropAnswersBefore. They report what
+	// they did through Removed.
 	RemovePurged      int
+	RemovePruned      int
 	DropAnswers       int
 	DropAnswersBefore time.Time
 	Removed           *int64

@@ -47,6 +47,7 @@ type Store struct {
 	options Options
 	lock    *lock
 	readers *sql.DB
+	dsn     string // of connections that read
 
 	// memory is held by the one writer or by readers, where there is no WAL that
 	// would keep them apart; nil for a file.
@@ -75,21 +76,32 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 		}
 		return nil, fmt.Errorf("the directory of %s must exist and be writable: %w", abs, err)
 	}
-	s := &Store{path: abs, options: o, lock: l}
-	dsn := fileDSN(abs, "")
-	if err := s.start(ctx, dsn, fileDSN(abs, readerPragmas), "wal"); err != nil {
+	s := &Store{path: abs, options: o, lock: l, dsn: fileDSN(abs, readerPragmas)}
+	// SQLite gives the files beside the database the mode of the database.
+	if err := ownerOnly(abs); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	if err := os.Chmod(abs, 0o600); err != nil {
+	dsn := fileDSN(abs, "")
+	if err := s.start(ctx, dsn, s.dsn, "wal"); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
 
+// ownerOnly makes the file if it is not there, and lets nobody but its owner
+// read it.
+func ownerOnly(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("open database: %w", err)
+	}
+	return errors.Join(f.Chmod(0o600), f.Close())
+}
+
 // OpenMemory opens an empty database that ends with the store.
 func OpenMemory(ctx context.Context, o Options) (*Store, error) {
 	dsn := "file:asap-" + rand.Text() + "?mode=memory&cache=shared"
-	s := &Store{path: "the database in memory", options: o, memory: &sync.RWMutex{}}
+	s := &Store{path: "the database in memory", options: o, memory: &sync.RWMutex{}, dsn: dsn + "&" + readerPragmas}
 	if err := s.start(ctx, dsn, dsn+"&"+readerPragmas, "memory"); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -112,8 +124,8 @@ func OpenReadOnly(ctx context.Context, path string, o Options) (*Store, error) {
 		// needs to watch out for a writer.
 		options += "&immutable=1"
 	}
-	s := &Store{path: abs, options: o}
 	dsn := fileDSN(abs, options)
+	s := &Store{path: abs, options: o, dsn: dsn}
 	c, err := openConn(dsn)
 	if err != nil {
 		return nil, explain(abs, err)

@@ -64,6 +64,9 @@ func (t *tx) Write(_ context.Context, c *ledger.Changes) error {
 	if err := t.appendEntries(c.Entries); err != nil {
 		return fmt.Errorf("audit log: %w", err)
 	}
+	if err := t.seal(c); err != nil {
+		return fmt.Errorf("audit log: %w", err)
+	}
 	if err := t.putCounters(c.Counters); err != nil {
 		return fmt.Errorf("counters: %w", err)
 	}
@@ -186,6 +189,27 @@ func (t *tx) mark(e *audit.Entry) {
 	}
 }
 
+// seal stores checkpoints, and what is kept of a prefix that will be removed.
+func (t *tx) seal(c *ledger.Changes) error {
+	for i := range c.Checkpoints {
+		k := &c.Checkpoints[i]
+		if _, err := t.c.exec(`INSERT OR ROLLBACK INTO audit_checkpoints (size, root, note) VALUES (?, ?, ?)`, k.Size, k.Root[:], string(k.Note)); err != nil {
+			return err
+		}
+	}
+	if p := c.Prune; p != nil {
+		var hashes []byte
+		for _, h := range p.CompactRange {
+			hashes = append(hashes, h[:]...)
+		}
+		if _, err := t.c.exec(`INSERT INTO audit_prune (min_index, head_hash, compact_range, checkpoint_size, at_us) VALUES (?, ?, ?, ?, ?)`,
+			p.MinIndex, p.HeadHash[:], hashes, p.CheckpointSize, p.AtUS); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (t *tx) putCounters(c ledger.Counters) error {
 	var before driver.Value
 	if !c.PurgedBefore.IsZero() {
@@ -212,6 +236,14 @@ func (t *tx) remove(c *ledger.Changes) error {
 		if _, err := t.c.exec(`UPDATE ledger_counters SET purged = purged + ?`, n); err != nil {
 			return fmt.Errorf("purge: %w", err)
 		}
+	}
+	if c.RemovePruned > 0 {
+		n, err := t.c.exec(`DELETE FROM audit_entries WHERE seq IN (SELECT seq FROM audit_entries
+			WHERE seq < coalesce((SELECT max(min_index) FROM audit_prune), 0) ORDER BY seq LIMIT ?)`, int64(c.RemovePruned))
+		if err != nil {
+			return fmt.Errorf("prune: %w", err)
+		}
+		*c.Removed += n
 	}
 	if c.DropAnswers > 0 {
 		newest, err := t.c.one(`SELECT max(seq) FROM audit_entries`)
