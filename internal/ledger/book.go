@@ -33,6 +33,7 @@ type book struct {
 	tokens      map[BudgetKey]bool // known ones, of those asked for
 	agents      map[asap.AgentURN]*registry.Agent
 	purgeable   int64
+	prunable    bool
 
 	changes  Changes
 	warnings []Warning
@@ -86,7 +87,7 @@ func (b *book) load(ctx context.Context, tx Tx, n *Needs) error {
 		return fmt.Errorf("load: %w", err)
 	}
 	if n.Head {
-		b.head, b.counters, b.purgeable = got.Head, got.Counters, got.Purgeable
+		b.head, b.counters, b.purgeable, b.prunable = got.Head, got.Counters, got.Purgeable, got.Prunable
 		if b.head.Size == 0 {
 			b.head = audit.GenesisHead(b.ledger.opts.Origin)
 		}

@@ -165,7 +165,7 @@ type remove struct {
 }
 
 func (o *remove) weight() int        { return MaxGroup }
-func (o *remove) needs(*Needs)       {}
+func (o *remove) needs(n *Needs)     { n.Prunable = n.Prunable || o.pruned }
 func (o *remove) more(*book, *Needs) {}
 func (o *remove) apply(b *book) error {
 	b.changes.Removed = &o.removed
@@ -176,7 +176,9 @@ func (o *remove) apply(b *book) error {
 		return nil
 	}
 	if o.pruned {
-		b.changes.RemovePruned = removeAtOnce
+		if b.prunable {
+			b.changes.RemovePruned = removeAtOnce
+		}
 		return nil
 	}
 	b.changes.DropAnswers, b.changes.DropAnswersBefore = removeAtOnce, o.answersBefore

@@ -57,6 +57,8 @@ type Needs struct {
 	// with HeldExpiredBy set only for those whose ExpiresAt is set and not after it.
 	HeldTasks     int
 	HeldExpiredBy time.Time
+	// Prunable asks whether entries before the minimum index are still there.
+	Prunable bool
 	// PurgeBefore asks how many raw records are older.
 	PurgeBefore time.Time
 	// Agents of the registry, removed ones too.
@@ -82,6 +84,7 @@ type Loaded struct {
 	Tokens      []BudgetKey // those of Needs.Tokens that are kept
 	Purgeable   int64
 	Agents      []*registry.Agent // without Manifest and Entry
+	Prunable    bool
 }
 
 // Counters are the single values of a store.

@@ -48,6 +48,7 @@ func (t *tx) Load(_ context.Context, n *ledger.Needs) (*ledger.Loaded, error) {
 	step(len(n.Revocations) > 0, l.revocations)
 	step(len(n.Tokens) > 0, l.tokens)
 	step(len(n.Agents) > 0, l.agents)
+	step(n.Prunable, l.prunable)
 	step(!n.PurgeBefore.IsZero(), l.purgeable)
 	// The links are known only after the tasks.
 	step(len(l.linked) > 0, l.links)
@@ -257,6 +258,12 @@ func (l *loading) rollups(n *ledger.Needs) error {
 func (l *loading) purgeable(n *ledger.Needs) error {
 	count, err := l.c.one(`SELECT count(*) FROM usage_records WHERE timestamp_us < ?`, n.PurgeBefore.UnixMicro())
 	l.out.Purgeable, _ = count.(int64)
+	return err
+}
+
+func (l *loading) prunable(*ledger.Needs) error {
+	found, err := l.c.one(`SELECT 1 FROM audit_entries WHERE seq < (SELECT max(min_index) FROM audit_prune) LIMIT 1`)
+	l.out.Prunable = found != nil
 	return err
 }
 
