@@ -16,6 +16,8 @@ type Filter struct {
 	Type    string
 	// Party restricts to entries that concern it: as actor, as subject or as one
 	// of the parties.
-	Party      string
+	Party string
+	// Agent is a second Party: both must hold.
+	Agent      string
 	Start, End time.Time
 }

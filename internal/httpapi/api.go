@@ -13,6 +13,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	asap "github.com/asap-protocol/asap-go"
+	"github.com/asap-protocol/asap-go/audit"
 	"github.com/asap-protocol/asap-go/internal/ledger"
 	"github.com/asap-protocol/asap-go/internal/metering"
 )
@@ -41,6 +42,11 @@ type Config struct {
 	Usage  UsageReader
 	Ledger UsageWriter
 	Audit  AuditReader
+	// AuditLog may be left out; AuditVKey is its verifier key, if it is known,
+	// and AuditKeys are trusted where a verification names no key.
+	AuditLog  AuditLog
+	AuditVKey string
+	AuditKeys audit.Keys
 	// Registry may be left out.
 	Registry RegistryConfig
 	// DelegationReader is required, Delegations is nil where nothing is written.
@@ -77,6 +83,8 @@ type API struct {
 	cfg  Config
 	doc  []byte
 	lite liteCache
+	// audits holds a place for each question about the whole audit log at once.
+	audits chan struct{}
 }
 
 // New returns the interface of cfg.
@@ -91,7 +99,7 @@ func New(cfg Config) *API {
 		cfg.Version = asap.Version
 	}
 	cfg.Registry.complete()
-	return &API{cfg: cfg}
+	return &API{cfg: cfg, audits: make(chan struct{}, 2)}
 }
 
 // access says who may call a route.
@@ -147,7 +155,18 @@ func routes() []route {
 		{method: "GET", path: "/audit/logs", id: "listAudit", access: agents, handle: (*API).listAudit, summary: "Audit entries in the order of the log, in pages",
 			params: auditFilter(), answers: map[int]any{200: auditPage{}}},
 		{method: "GET", path: "/audit/logs/{id}", id: "getAuditEntry", access: agents, handle: (*API).auditEntry, summary: "One audit entry with its exact octets",
-			params: []parameter{entryPathParam}, answers: map[int]any{200: auditEntryAnswer{}}},
+			params: []parameter{entryPathParam, proofFlagParam}, answers: map[int]any{200: auditEntryAnswer{}}},
+		{method: "GET", path: "/audit/verify", id: "verifyAudit", access: operators, handle: (*API).verifyAudit,
+			summary: "Verify the log or a part of it; with Accept: application/x-ndjson, lines of progress come before the verdict",
+			params:  verifyParams(), answers: map[int]any{200: verdictAnswer{}}},
+		{method: "GET", path: "/audit/export", id: "exportAudit", access: operators, handle: (*API).exportAudit,
+			summary: "The whole log with header, checkpoints and trailer, to be verified elsewhere", params: []parameter{auditFormatParam}, answers: map[int]any{200: auditExport{}}},
+		{method: "GET", path: "/audit/checkpoint", id: "auditCheckpoint", access: anyone, handle: (*API).auditCheckpoint,
+			summary: "The newest signed checkpoint, a C2SP signed note; as JSON with the verifier key if application/json is asked for", answers: map[int]any{200: checkpointAnswer{}}},
+		{method: "GET", path: "/audit/proof/inclusion", id: "proveInclusion", access: agents, handle: (*API).proveInclusion,
+			summary: "Proof that an entry is in the tree of a size", params: inclusionParams(), answers: map[int]any{200: inclusionAnswer{}}},
+		{method: "GET", path: "/audit/proof/consistency", id: "proveConsistency", access: agents, handle: (*API).proveConsistency,
+			summary: "Proof that the tree of one size is a prefix of that of another", params: consistencyParams(), answers: map[int]any{200: consistencyAnswer{}}},
 		{method: "GET", path: "/registry/agents", id: "searchAgents", access: anyone, handle: (*API).searchAgents, summary: "Agents by text, skill, capability, promise or price, in pages",
 			params: slices.Concat(agentFilter(), paging()), answers: map[int]any{200: agentPage{}}},
 		{method: "GET", path: "/registry/agents/{id}", id: "getAgent", access: anyone, handle: (*API).getAgent, summary: "Everything the registry holds of one agent",

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	asap "github.com/asap-protocol/asap-go"
 	"github.com/asap-protocol/asap-go/audit"
 )
@@ -56,10 +58,13 @@ func (c *call) auditFilter() (f audit.Filter, err error) {
 	if f.Actor, err = c.params.text("actor"); err != nil {
 		return f, err
 	}
-	if f.Subject, err = c.params.text("subject"); err != nil {
+	if f.Subject, err = c.params.text("subject", "task"); err != nil {
 		return f, err
 	}
 	if f.Type, err = c.params.text("event_type"); err != nil {
+		return f, err
+	}
+	if f.Agent, err = c.params.text("agent"); err != nil {
 		return f, err
 	}
 	if f.Start, err = c.params.instant("start"); err != nil {
@@ -83,7 +88,19 @@ func (a *API) auditEntry(c *call) error {
 	}
 	b := append(appendEntry(nil, &e), `,"octets":"`...)
 	b = base64.StdEncoding.AppendEncode(b, e.Octets)
-	return writeBytes(c.w, http.StatusOK, append(b, `"}`...))
+	b = append(b, '"')
+	if proof, err := c.params.yes("proof"); err != nil {
+		return err
+	} else if proof {
+		text, err := a.proofOf(c, e.Seq)
+		if err != nil {
+			return err
+		}
+		if b, err = jsontext.AppendQuote(append(b, `,"proof":`...), text); err != nil {
+			return err
+		}
+	}
+	return writeBytes(c.w, http.StatusOK, append(b, '}'))
 }
 
 // appendEntry writes the members the entry's octets say, then its hash, and

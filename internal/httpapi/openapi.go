@@ -71,7 +71,8 @@ func groupPaging() []parameter {
 
 func auditFilter() []parameter {
 	var list []parameter
-	for _, p := range [][2]string{{"actor", "URN of who acted"}, {"subject", "id of what was acted on"}, {"event_type", "such as usage.recorded"}} {
+	for _, p := range [][2]string{{"actor", "URN of who acted"}, {"subject", "id of what was acted on"}, {"task", "the same"},
+		{"agent", "URN of an agent the entry concerns, as actor, subject or party"}, {"event_type", "such as usage.recorded"}} {
 		list = append(list, parameter{name: p[0], in: "query", kind: "string", doc: p[1]})
 	}
 	return append(append(list, timeRange()...), paging()...)
@@ -367,6 +368,7 @@ type auditPage struct {
 type auditEntryAnswer struct {
 	AuditRecord
 	Octets string `json:"octets" doc:"base64 of exactly what is hashed"`
+	Proof  string `json:"proof,omitempty" doc:"with proof=1: C2SP tlog-proof under the newest checkpoint"`
 }
 
 // String names a route in tests and logs.

@@ -72,6 +72,20 @@ func (q query) integer(name string, def, least, most int) (int, error) {
 	return int(f), nil
 }
 
+// yes returns whether a parameter is 1 or true.
+func (q query) yes(name string) (bool, error) {
+	text, err := q.text(name)
+	switch {
+	case err != nil:
+		return false, err
+	case text == "1" || text == "true":
+		return true, nil
+	case text == "" || text == "0" || text == "false":
+		return false, nil
+	}
+	return false, refuse(asap.CodeInvalidFilter, name, "must be 1 or 0")
+}
+
 // instant returns a time with its zone, or the zero time.
 func (q query) instant(name string) (time.Time, error) {
 	all, given := q.values[name]

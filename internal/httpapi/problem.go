@@ -13,6 +13,7 @@ import (
 	asap "github.com/asap-protocol/asap-go"
 	"github.com/asap-protocol/asap-go/audit"
 	"github.com/asap-protocol/asap-go/delegation"
+	"github.com/asap-protocol/asap-go/internal/auditlog"
 	"github.com/asap-protocol/asap-go/internal/ledger"
 	"github.com/asap-protocol/asap-go/internal/metering"
 	"github.com/asap-protocol/asap-go/internal/registry"
@@ -134,6 +135,10 @@ func asProblem(err error) *problem {
 		return problemOf(asap.CodeNotFound, "")
 	case errors.Is(err, metering.ErrPurged):
 		return problemOf(asap.CodeInvalidFilter, "The single records of a part of that time were purged. Ask for whole hours of UTC.")
+	case errors.Is(err, audit.ErrPruned):
+		return problemOf(asap.CodeNotFound, "That part of the log was pruned.")
+	case errors.Is(err, auditlog.ErrRange), errors.Is(err, auditlog.ErrUnusable):
+		return problemOf(asap.CodeInvalidFilter, err.Error())
 	case errors.Is(err, ledger.ErrOverloaded):
 		return problemOf(asap.CodeOverloaded, "")
 	case errors.Is(err, ledger.ErrClosed):

@@ -2,9 +2,11 @@ package httpapi
 
 import (
 	"context"
+	"io"
 	"iter"
 
 	"github.com/asap-protocol/asap-go/audit"
+	"github.com/asap-protocol/asap-go/internal/auditlog"
 	"github.com/asap-protocol/asap-go/internal/metering"
 )
 
@@ -48,4 +50,19 @@ type AuditReader interface {
 	// AuditEntry returns the entry with that id, or an error that is
 	// audit.ErrNoEntry.
 	AuditEntry(ctx context.Context, id string) (audit.Entry, error)
+}
+
+// AuditLog answers for the audit log as a whole; *auditlog.Log is one. Its
+// methods are safe for concurrent use and read one consistent state each.
+type AuditLog interface {
+	// Verify checks the log; see [auditlog.Log.Verify].
+	Verify(ctx context.Context, c auditlog.Check) (audit.Verdict, error)
+	// Export writes the log in constant memory.
+	Export(ctx context.Context, w io.Writer, format audit.Format) error
+	// Checkpoint returns the newest signed note, nil if there is none yet.
+	Checkpoint(ctx context.Context) ([]byte, error)
+	// ProveInclusion proves an entry under a size; 0 is the newest checkpoint.
+	ProveInclusion(ctx context.Context, seq, size int64) (auditlog.Inclusion, error)
+	// ProveConsistency proves one size under another; 0 is the newest checkpoint.
+	ProveConsistency(ctx context.Context, older, newer int64) (auditlog.Consistency, error)
 }

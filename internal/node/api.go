@@ -30,9 +30,13 @@ func OpenReadOnly(ctx context.Context, dir string) (*Reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("no ledger can be read in %s: %w", dir, err)
 	}
+	log, err := openAuditLog(ctx, store, dir)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("no audit log can be read in %s: %w", dir, err), store.Close())
+	}
 	mux := http.NewServeMux()
 	httpapi.New(httpapi.Config{
-		Usage: store, Ledger: noLedger{}, Audit: store, DelegationReader: store, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
+		Usage: store, Ledger: noLedger{}, Audit: store, AuditLog: log, AuditVKey: log.VKey(), DelegationReader: store, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
 		// Whoever can read the files is the operator.
 		Authenticate: func(*http.Request) (httpapi.Caller, error) { return httpapi.Caller{Role: httpapi.Operator}, nil },
 		Registry:     httpapi.RegistryConfig{Index: registryOf(store)},
@@ -79,6 +83,7 @@ func (n *Node) forget(ctx context.Context) error {
 		_, err := n.ledger.DropAnswers(ctx, now.Add(-time.Duration(keep.AnswerKeep)))
 		errs = append(errs, err)
 	}
+	errs = append(errs, n.pruneAudit(ctx))
 	lost, err := n.ledger.ExpireDue(ctx)
 	if lost > 0 {
 		n.log.Warn("tasks whose outcome is not known were charged their ceiling", "tasks", lost)

@@ -31,6 +31,7 @@ type Config struct {
 	Limits     LimitsConfig     `yaml:"limits"`
 	Metering   MeteringConfig   `yaml:"metering"`
 	Delegation DelegationConfig `yaml:"delegation"`
+	Audit      AuditConfig      `yaml:"audit"`
 	Log        LogConfig        `yaml:"log"`
 }
 

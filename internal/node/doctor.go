@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"iter"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -15,7 +14,6 @@ import (
 	"time"
 
 	asap "github.com/asap-protocol/asap-go"
-	"github.com/asap-protocol/asap-go/audit"
 	"github.com/asap-protocol/asap-go/internal/identity"
 	"github.com/asap-protocol/asap-go/internal/sqlite"
 )
@@ -185,49 +183,6 @@ func (d *doctor) ledger(ctx context.Context) {
 	}
 	if err := store.Close(); err != nil {
 		d.say("ledger", Fail, "close: %v", err)
-	}
-}
-
-// chain verifies the audit log from its first entry to its last, and compares
-// the clock with the newest one.
-func (d *doctor) chain(ctx context.Context, store *sqlite.Store) {
-	var last time.Time
-	verdict, err := audit.Verify(audit.Source{Origin: d.config.URN, Rows: auditRows(ctx, store, &last)}, audit.Options{})
-	switch {
-	case err != nil:
-		d.say("audit log", Fail, "cannot be verified: %v", err)
-	case !verdict.Valid:
-		d.say("audit log", Fail, "is not valid: %s; run asap audit verify", verdict.Reason)
-	default:
-		d.say("audit log", OK, "chain of %d entries is whole", verdict.Size)
-	}
-	if skew := last.Sub(d.now); skew > time.Second {
-		d.say("clock", Fail, "the newest entry is %s ahead of this machine's clock", skew.Round(time.Second))
-	} else {
-		d.say("clock", OK, "%s, not behind the ledger", d.now.UTC().Format(time.RFC3339))
-	}
-}
-
-// auditRows reads the log page by page and notes the time of its last entry.
-func auditRows(ctx context.Context, store *sqlite.Store, last *time.Time) iter.Seq2[audit.Row, error] {
-	return func(yield func(audit.Row, error) bool) {
-		for from := int64(0); ; {
-			page, _, err := store.ListAudit(ctx, audit.Filter{}, from, 1000)
-			if err != nil {
-				yield(audit.Row{}, err)
-				return
-			}
-			if len(page) == 0 {
-				return
-			}
-			for _, e := range page {
-				*last = e.Timestamp
-				if !yield(audit.Row{Seq: e.Seq, Octets: e.Octets, Hash: e.Hash[:]}, nil) {
-					return
-				}
-			}
-			from = page[len(page)-1].Seq + 1
-		}
 	}
 }
 

@@ -25,6 +25,8 @@ import (
 
 	asap "github.com/asap-protocol/asap-go"
 	"github.com/asap-protocol/asap-go/agent"
+	"github.com/asap-protocol/asap-go/audit"
+	"github.com/asap-protocol/asap-go/internal/auditlog"
 	"github.com/asap-protocol/asap-go/internal/httpapi"
 	"github.com/asap-protocol/asap-go/internal/ledger"
 	"github.com/asap-protocol/asap-go/internal/metering"
@@ -55,6 +57,12 @@ type Node struct {
 	registry *registry.Index
 	prices   *atomic.Pointer[metering.PriceBook]
 	keep     *atomic.Pointer[MeteringConfig]
+
+	auditLog  *auditlog.Log
+	auditKeys audit.Keys // the node's own
+	auditKeep *atomic.Pointer[AuditConfig]
+	sealer    *auditlog.Sealer
+
 	hosted   []*agent.Agent
 	agents   *agent.Server
 	server   *http.Server
@@ -84,10 +92,11 @@ func Open(ctx context.Context, config Config, o Options) (_ *Node, err error) {
 	}
 	n := &Node{
 		config: config, level: new(slog.LevelVar), now: o.Now,
-		prices: new(atomic.Pointer[metering.PriceBook]), keep: new(atomic.Pointer[MeteringConfig]),
+		prices: new(atomic.Pointer[metering.PriceBook]), keep: new(atomic.Pointer[MeteringConfig]), auditKeep: new(atomic.Pointer[AuditConfig]),
 	}
 	n.prices.Store(book)
 	n.keep.Store(&config.Metering)
+	n.auditKeep.Store(&config.Audit)
 	n.log = n.logger(o.Log)
 	defer func() {
 		if err != nil {
@@ -98,6 +107,9 @@ func Open(ctx context.Context, config Config, o Options) (_ *Node, err error) {
 		return nil, err
 	}
 	if err := ensureOperatorToken(config.Data); err != nil {
+		return nil, err
+	}
+	if err := n.openAudit(ctx); err != nil {
 		return nil, err
 	}
 	if err := n.openLedger(ctx, o.Now); err != nil {
@@ -160,6 +172,7 @@ func (n *Node) openLedger(ctx context.Context, now func() time.Time) (err error)
 // committed is told what has become durable. It must not block: the log is all
 // there is until there is a live feed.
 func (n *Node) committed(b ledger.Batch) {
+	n.sealer.Committed(len(b.Entries))
 	for _, w := range b.Warnings {
 		n.log.Warn("a delegation's limit is coming to its end", "issuer", w.Issuer, "token", w.TokenID, "unit", w.Unit, "percent", w.Percent, "limit", w.Limit, "used", w.Used)
 	}
@@ -174,6 +187,12 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 		var err error
 		if n.certs, err = openCertificates(n.config.TLS); err != nil {
 			return fmt.Errorf("%w: %w", ErrConfig, err)
+		}
+	}
+	registered := prometheus.NewRegistry()
+	for _, c := range n.auditMetrics() {
+		if err := registered.Register(c); err != nil {
+			return err
 		}
 	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", n.config.Listen)
@@ -223,7 +242,7 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 		Ready:           n.ready,
 		Logger:          n.log,
 		Clock:           o.Now,
-		Registry:        prometheus.NewRegistry(),
+		Registry:        registered,
 		Limits: agent.Limits{
 			BodyBytes: limits.RequestBytes, RunningTasks: limits.RunningTasks, TaskTimeout: time.Duration(limits.TaskTimeout),
 			MaxTaskTimeout: time.Duration(limits.TaskTimeout), DrainTimeout: time.Duration(limits.ShutdownDeadline),
@@ -237,7 +256,7 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 	mux := http.NewServeMux()
 	n.agents.Routes(mux)
 	httpapi.New(httpapi.Config{
-		Usage: n.store, Ledger: n.ledger, Audit: n.store, DelegationReader: n.store, Delegations: judge, Authenticate: n.callers.rest, Limit: n.callers.limit, AgentKeys: n.callers.keys.AgentKeys, Now: o.Now, Logger: n.log,
+		Usage: n.store, Ledger: n.ledger, Audit: n.store, AuditLog: n.auditLog, AuditVKey: n.auditLog.VKey(), AuditKeys: n.auditKeys, DelegationReader: n.store, Delegations: judge, Authenticate: n.callers.rest, Limit: n.callers.limit, AgentKeys: n.callers.keys.AgentKeys, Now: o.Now, Logger: n.log,
 		Retention: time.Duration(n.config.Metering.Retention), MaxBodyBytes: limits.RequestBytes,
 		Registry: httpapi.RegistryConfig{
 			Index:  func(context.Context) (*registry.Index, error) { return n.registry, nil },
@@ -325,6 +344,12 @@ func (n *Node) Run(ctx context.Context) error {
 	ledgerDone := make(chan error, 1)
 	go func() { ledgerDone <- n.ledger.Run(ledgerCtx) }()
 
+	// The sealer outlives them too: what they left is sealed at the end.
+	sealing, stopSealer := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopSealer()
+	sealed := make(chan struct{})
+	go func() { defer close(sealed); n.sealer.Run(sealing) }()
+
 	serving, stop := context.WithCancel(ctx)
 	defer stop()
 	group, gctx := errgroup.WithContext(serving)
@@ -348,6 +373,8 @@ func (n *Node) Run(ctx context.Context) error {
 		return n.shutdown(context.WithoutCancel(ctx))
 	})
 	err := group.Wait()
+	stopSealer()
+	<-sealed
 	stopLedger()
 	return errors.Join(err, <-ledgerDone)
 }
@@ -416,7 +443,7 @@ func (n *Node) reloadCertificates(always bool) {
 // log level. It reads the keys of agents, the operator token and the
 // certificates again in any case; what is wrong with one leaves it as it was. If loading the configuration failed, loadErr says why and the one
 // in force stays.
-func (n *Node) Reload(_ context.Context, config Config, loadErr error) {
+func (n *Node) Reload(ctx context.Context, config Config, loadErr error) {
 	if err := n.callers.reload(); err != nil {
 		n.log.Error("keys not reloaded, the last good ones stay in force", "error", err)
 	}
@@ -432,8 +459,13 @@ func (n *Node) Reload(_ context.Context, config Config, loadErr error) {
 		n.log.Error("configuration not reloaded, the last good one stays in force", "error", err)
 		return
 	}
+	if err := n.recordReload(ctx, &config); err != nil {
+		n.log.Error("configuration not reloaded, it cannot be logged", "error", err)
+		return
+	}
 	n.setPrices(book)
 	n.keep.Store(&config.Metering)
+	n.auditKeep.Store(&config.Audit)
 	if level, err := config.Log.level(); err == nil {
 		n.level.Set(level)
 	}
@@ -443,6 +475,9 @@ func (n *Node) Reload(_ context.Context, config Config, loadErr error) {
 // ready reports why the node should get no requests.
 func (n *Node) ready(context.Context) error {
 	if err := n.ledger.Healthy(); err != nil {
+		return err
+	}
+	if err := n.sealer.Alarm(); err != nil {
 		return err
 	}
 	path := n.store.Path()

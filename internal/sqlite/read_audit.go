@@ -103,7 +103,7 @@ func auditPage(ctx context.Context, q *sql.Tx, f *audit.Filter, from, until int6
 	const within = ` AND e.seq >= ?2 AND e.seq < ?3 ORDER BY e.seq LIMIT ?4`
 	args := []any{"", from, until, auditChunk}
 	query := columns + ` WHERE ?1 = ''` + within
-	switch urn := cmp.Or(f.Actor, f.Party); {
+	switch urn := cmp.Or(f.Actor, f.Agent, f.Party); {
 	case f.Subject != "":
 		query, args[0] = subjectQuery, f.Subject
 	case urn != "":
@@ -152,9 +152,14 @@ func matches(f *audit.Filter, e *audit.Entry) bool {
 	return (f.Actor == "" || f.Actor == e.Actor) &&
 		(f.Subject == "" || f.Subject == e.Subject) &&
 		(f.Type == "" || f.Type == e.Type) &&
-		(f.Party == "" || f.Party == e.Actor || f.Party == e.Subject || slices.Contains(e.Parties, f.Party)) &&
+		concerns(e, f.Party) && concerns(e, f.Agent) &&
 		(f.Start.IsZero() || !e.Timestamp.Before(f.Start)) &&
 		(f.End.IsZero() || e.Timestamp.Before(f.End))
+}
+
+// concerns tells whether an entry is about a party; "" is anybody.
+func concerns(e *audit.Entry, party string) bool {
+	return party == "" || party == e.Actor || party == e.Subject || slices.Contains(e.Parties, party)
 }
 
 // auditSize returns how many entries were ever appended.
