@@ -43,14 +43,16 @@ var layers = []layer{
 	{pkg: "internal/auditlog", may: []string{".", "audit", "internal/metering", "internal/ledger"}, why: "internal/auditlog joins the rules of package audit with a store and the ledger; stores and servers implement and serve what it declares", noHTTP: true},
 	{pkg: "internal/notify", may: []string{".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger"}, why: whyDomain, noHTTP: true},
 
-	{pkg: "internal/sqlite", may: []string{"internal/auditlog", ".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger"}, why: whyStore, noHTTP: true},
+	{pkg: "internal/slawatch", may: []string{".", "internal/sla", "internal/sla/sketch", "internal/registry", "internal/ledger"}, why: "the watch feeds the rules from the ledger and tells what they say; stores, clocks and senders are handed in", noHTTP: true},
+
+	{pkg: "internal/sqlite", may: []string{"internal/auditlog", "internal/slawatch", "internal/sla/sketch", ".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger"}, why: whyStore, noHTTP: true},
 	{pkg: "internal/postgres", may: []string{"internal/auditlog", ".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger"}, why: whyStore, noHTTP: true},
 	{pkg: "internal/storetest", may: []string{"internal/auditlog", ".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger"}, why: whyStore, noHTTP: true},
 	{pkg: "internal/postgrestest", why: whyStore, noHTTP: true},
 
 	{pkg: "agent", may: []string{".", "delegation", "internal/canonicaljson"}, why: whyPublic},
 	{pkg: "client", may: []string{".", "delegation"}, why: "client shares only package asap and delegation with the server: a bug on one side must not hide the same bug on the other"},
-	{pkg: "internal/httpapi", may: []string{"internal/auditlog", ".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger", "internal/notify"}, why: whyEdge},
+	{pkg: "internal/httpapi", may: []string{"internal/auditlog", "internal/slawatch", ".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger", "internal/notify"}, why: whyEdge},
 	{pkg: "internal/dashboard", may: []string{".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger", "internal/notify"}, why: whyEdge},
 	{pkg: "internal/prober", may: []string{".", "internal/canonicaljson", "client", "internal/sla", "internal/registry", "internal/ledger"}, why: whyEdge},
 

@@ -32,6 +32,7 @@ type book struct {
 	revocations map[BudgetKey]*Revocation
 	tokens      map[BudgetKey]bool // known ones, of those asked for
 	agents      map[asap.AgentURN]*registry.Agent
+	breaches    map[string]Breach
 	purgeable   int64
 	prunable    bool
 
@@ -53,7 +54,8 @@ func newBook(now time.Time, l *Ledger) *book {
 	return &book{ledger: l, now: now.UTC().Truncate(time.Microsecond),
 		tasks: map[asap.TaskID]*Task{}, envelopes: map[EnvelopeKey]*Task{}, records: map[string]*StoredRecord{},
 		corrections: map[string][]*StoredRecord{}, budgets: map[BudgetKey]*cell[Budget]{}, rollups: map[RollupKey]*cell[metering.Sums]{},
-		revocations: map[BudgetKey]*Revocation{}, tokens: map[BudgetKey]bool{}, agents: map[asap.AgentURN]*registry.Agent{}}
+		revocations: map[BudgetKey]*Revocation{}, tokens: map[BudgetKey]bool{}, agents: map[asap.AgentURN]*registry.Agent{},
+		breaches: map[string]Breach{}}
 }
 
 // run applies a group inside a transaction. Refusals are the operations' own;
@@ -103,6 +105,9 @@ func (b *book) load(ctx context.Context, tx Tx, n *Needs) error {
 	}
 	for _, r := range got.Corrections {
 		b.corrections[r.Record.Ref] = append(b.corrections[r.Record.Ref], r)
+	}
+	for _, v := range got.Breaches {
+		b.breaches[v.ID] = v
 	}
 	for _, a := range got.Agents {
 		b.agents[a.ID] = a

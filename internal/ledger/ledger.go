@@ -93,8 +93,8 @@ type pending struct {
 }
 
 // operation is one thing to do to the ledger. The closed set of them is in this
-// package: admit, settle, release, expire, record, correct, append, purge and
-// the removal of what is due.
+// package: admit, settle, release, expire, record, correct, append, purge, the
+// changes of agents and of breaches, and the removal of what is due.
 type operation interface {
 	// needs names what apply has to know; more what it has to know after that.
 	needs(n *Needs)

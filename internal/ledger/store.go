@@ -63,6 +63,8 @@ type Needs struct {
 	PurgeBefore time.Time
 	// Agents of the registry, removed ones too.
 	Agents []asap.AgentURN
+	// Breaches by id, and the open ones of agents.
+	Breaches, OpenBreaches []string
 }
 
 // EnvelopeKey is the key of an admission.
@@ -85,6 +87,7 @@ type Loaded struct {
 	Purgeable   int64
 	Agents      []*registry.Agent // without Manifest and Entry
 	Prunable    bool
+	Breaches    []Breach          // some may come twice
 }
 
 // Counters are the single values of a store.
@@ -201,6 +204,9 @@ type Changes struct {
 	Rollups    []Rollup // inserted or replaced
 	PriceLists []StoredPriceList
 	Agents     []registry.Agent // inserted or replaced, with their keys
+	// Breaches are inserted or replaced, and each change is kept in the log of
+	// notifications under its Seq.
+	Breaches []BreachChange
 	// Tokens are kept unless their key is there already, Revocations are new.
 	Tokens      []Token
 	Revocations []Revocation

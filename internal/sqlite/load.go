@@ -49,6 +49,7 @@ func (t *tx) Load(_ context.Context, n *ledger.Needs) (*ledger.Loaded, error) {
 	step(len(n.Tokens) > 0, l.tokens)
 	step(len(n.Agents) > 0, l.agents)
 	step(n.Prunable, l.prunable)
+	step(len(n.Breaches) > 0, l.breaches)
 	step(!n.PurgeBefore.IsZero(), l.purgeable)
 	// The links are known only after the tasks.
 	step(len(l.linked) > 0, l.links)

@@ -61,6 +61,11 @@ func (t *tx) Write(_ context.Context, c *ledger.Changes) error {
 			return fmt.Errorf("agent %s: %w", c.Agents[i].ID, err)
 		}
 	}
+	for i := range c.Breaches {
+		if err := t.putBreach(&c.Breaches[i]); err != nil {
+			return fmt.Errorf("breach %s: %w", c.Breaches[i].Breach.ID, err)
+		}
+	}
 	if err := t.appendEntries(c.Entries); err != nil {
 		return fmt.Errorf("audit log: %w", err)
 	}
