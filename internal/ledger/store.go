@@ -87,7 +87,7 @@ type Loaded struct {
 	Purgeable   int64
 	Agents      []*registry.Agent // without Manifest and Entry
 	Prunable    bool
-	Breaches    []Breach          // some may come twice
+	Breaches    []Breach // some may come twice
 }
 
 // Counters are the single values of a store.

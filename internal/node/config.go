@@ -30,6 +30,7 @@ type Config struct {
 	Agents     []AgentConfig    `yaml:"agents" doc:"built-in agents this node hosts; the first one answers what names no hosted agent"`
 	Limits     LimitsConfig     `yaml:"limits"`
 	Metering   MeteringConfig   `yaml:"metering"`
+	SLA        SLAConfig        `yaml:"sla"`
 	Delegation DelegationConfig `yaml:"delegation"`
 	Audit      AuditConfig      `yaml:"audit"`
 	Log        LogConfig        `yaml:"log"`
@@ -94,6 +95,16 @@ type DelegationConfig struct {
 	PublicURL      string   `yaml:"public_url" doc:"URL under which callers reach the node, where it is behind a proxy: it counts as a name of this server, and proofs of possession cover it"`
 }
 
+// SLAConfig says how strictly promises are judged, how agents are probed and who
+// hears of breaches.
+type SLAConfig struct {
+	Windows       string   `yaml:"windows" doc:"windows in which breaches are looked for, separated by blanks: 1h 24h 7d 30d; empty means all"`
+	MinTasks      int64    `yaml:"min_tasks" doc:"tasks that a verdict on latency or errors needs"`
+	For           Duration `yaml:"for" doc:"how long a promise must have been broken before a breach opens"`
+	ResolveAfter  Duration `yaml:"resolve_after" doc:"how long it must have been kept before a breach ends"`
+	ProbeInterval Duration `yaml:"probe_interval" doc:"how often agents are asked whether they are up; a result holds three times as long"`
+}
+
 // LogConfig says what is logged and how.
 type LogConfig struct {
 	Level  string `yaml:"level" reload:"yes" doc:"debug, info, warn or error"`
@@ -152,6 +163,7 @@ func Defaults() Config {
 			RequestsBurst: 200, ShutdownDeadline: Duration(8 * time.Second),
 		},
 		Metering: MeteringConfig{AnswerKeep: Duration(24 * time.Hour)},
+		SLA:      SLAConfig{MinTasks: 20, ResolveAfter: Duration(5 * time.Minute), ProbeInterval: Duration(30 * time.Second)},
 		Log:      LogConfig{Level: "info", Format: "text"},
 	}
 }
@@ -205,6 +217,12 @@ func (c *Config) Validate() error {
 		return fail("limits.websocket_per_second", "not negative")
 	case c.Limits.RequestsPerSec < 0 || c.Limits.RequestsBurst < 0:
 		return fail("limits.requests_per_second", "not negative")
+	}
+	if _, err := c.SLA.policy(); err != nil {
+		return err
+	}
+	if c.SLA.ProbeInterval < Duration(time.Millisecond) {
+		return fail("sla.probe_interval", "at least 1ms")
 	}
 	if _, err := c.Log.level(); err != nil {
 		return err

@@ -31,6 +31,7 @@ import (
 	"github.com/asap-protocol/asap-go/internal/ledger"
 	"github.com/asap-protocol/asap-go/internal/metering"
 	"github.com/asap-protocol/asap-go/internal/registry"
+	"github.com/asap-protocol/asap-go/internal/slawatch"
 	"github.com/asap-protocol/asap-go/internal/sqlite"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -55,8 +56,13 @@ type Node struct {
 	store    *sqlite.Store
 	ledger   *ledger.Ledger
 	registry *registry.Index
-	prices   *atomic.Pointer[metering.PriceBook]
-	keep     *atomic.Pointer[MeteringConfig]
+	watch    *slawatch.Watch
+	// hostedIDs are the agents that the node runs itself. It is set before the
+	// ledger runs.
+	hostedIDs map[asap.AgentURN]bool
+
+	prices *atomic.Pointer[metering.PriceBook]
+	keep   *atomic.Pointer[MeteringConfig]
 
 	auditLog  *auditlog.Log
 	auditKeys audit.Keys // the node's own
@@ -159,20 +165,26 @@ func (n *Node) openLedger(ctx context.Context, now func() time.Time) (err error)
 	if n.registry, err = loadRegistry(ctx, n.store); err != nil {
 		return err
 	}
+	if err := n.openWatch(ctx); err != nil {
+		return err
+	}
 	ids := asap.NewIDSource()
 	n.ledger, err = ledger.Open(ctx, n.store, ledger.Options{
 		Origin: n.Origin(), Operator: asap.AgentURN(n.config.URN), Now: now, Prices: n.prices.Load(),
-		LostAnswer:    func(t *ledger.Task) []byte { return lostAnswer(t, ids, now()) },
-		AgentsChanged: func(agents []registry.Agent) { showAgents(n.registry, agents) },
-		Committed:     n.committed,
+		LostAnswer: func(t *ledger.Task) []byte { return lostAnswer(t, ids, now()) },
+		AgentsChanged: func(agents []registry.Agent) {
+			showAgents(n.registry, agents)
+			n.followAgents(agents)
+		},
+		Committed: n.committed,
 	})
 	return err
 }
 
-// committed is told what has become durable. It must not block: the log is all
-// there is until there is a live feed.
+// committed is told what has become durable. It must not block.
 func (n *Node) committed(b ledger.Batch) {
 	n.sealer.Committed(len(b.Entries))
+	n.watch.Committed(b)
 	for _, w := range b.Warnings {
 		n.log.Warn("a delegation's limit is coming to its end", "issuer", w.Issuer, "token", w.TokenID, "unit", w.Unit, "percent", w.Percent, "limit", w.Limit, "used", w.Used)
 	}
@@ -222,6 +234,9 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 		return err
 	}
 	hostAgents(n.registry, hosted, o.Now())
+	if err := n.watchAgents(ctx, hosted); err != nil {
+		return err
+	}
 	limits := n.config.Limits
 	perSecond := limits.WebSocketPerSec
 	switch {
@@ -360,6 +375,8 @@ func (n *Node) Run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error { return n.housekeeping(gctx) })
+	group.Go(func() error { return n.watch.Run(gctx, n.ledger) })
+	group.Go(func() error { return n.keepMeasuring(gctx) })
 	if n.certs != nil {
 		group.Go(func() error { return n.followCertificates(gctx) })
 	}

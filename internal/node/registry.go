@@ -14,14 +14,14 @@ import (
 	"github.com/asap-protocol/asap-go/internal/sqlite"
 )
 
-// loadRegistry makes the index of the agents in a store. Searches go by what the
-// manifests promise, as this node measures nothing yet.
+// loadRegistry makes the index of the agents in a store. Searches go by what was
+// measured unless they ask for promises.
 func loadRegistry(ctx context.Context, store *sqlite.Store) (*registry.Index, error) {
 	agents, err := store.Agents(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("load the registry: %w", err)
 	}
-	index := registry.NewIndex(registry.Promised)
+	index := registry.NewIndex(registry.Measured)
 	index.Put(agents...)
 	return index, nil
 }

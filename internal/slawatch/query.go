@@ -39,6 +39,22 @@ func (w *Watch) Status(_ context.Context, agentID string, window sla.Window) (*s
 	return status, err
 }
 
+// Measured is for how long an agent was up and down in a window that ends now.
+func (w *Watch) Measured(_ context.Context, agentID string, window sla.Window) (up, down sla.Instant, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.catchUp(); err != nil {
+		return 0, 0, err
+	}
+	state, ok := w.engine.AgentSnapshot(agentID)
+	if !ok {
+		return 0, 0, ErrUnknownAgent
+	}
+	width := map[sla.Window]sla.Instant{sla.LastHour: hour, sla.LastDay: day, sla.LastWeek: 7 * day, sla.LastMonth: 30 * day}[window]
+	up, down, _, _ = newLine(&state, w.present).between(w.present-width, w.present)
+	return up, down, nil
+}
+
 // Agents are those that are watched, in the order of their ids.
 func (w *Watch) Agents(context.Context) ([]string, error) {
 	w.mu.Lock()

@@ -25,8 +25,6 @@ type Options struct {
 	// Now is the clock. Required.
 	Now func() time.Time
 	Log *slog.Logger
-	// ReadOnly watches nothing: it only answers what the store knows.
-	ReadOnly bool
 }
 
 // Recorder records what happened to breaches; *ledger.Ledger is one.
