@@ -229,7 +229,10 @@ func (r *run) end(result any, err error) {
 	}
 	r.watchers = nil
 	r.mu.Unlock()
-	r.publish(true)
+	r.server.runEnded(r, true)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.wake()
 }
 
 // settleAgainAfter is the first pause before a settlement is tried again; each
@@ -305,12 +308,10 @@ func (r *run) takeResult(result any) (jsontext.Value, error) {
 
 // refuse ends a run without an answer of its own.
 func (r *run) refuse(err error) {
-	r.release()
-	r.mu.Lock()
-	r.phase, r.err = refused, err
-	r.watchers = nil
-	r.mu.Unlock()
-	r.publish(false)
+	r.conclude(func() {
+		r.phase, r.err = refused, err
+		r.watchers = nil
+	})
 }
 
 // replay ends a run that turned out to be the repetition of an earlier one.
@@ -321,11 +322,7 @@ func (r *run) replay(a Admitted) {
 		return
 	}
 	if a.Answer == nil {
-		r.release()
-		r.mu.Lock()
-		r.phase, r.id, r.status = elsewhere, a.TaskID, asap.Working
-		r.mu.Unlock()
-		r.publish(false)
+		r.conclude(func() { r.phase, r.id, r.status = elsewhere, a.TaskID, asap.Working })
 		return
 	}
 	answer, err := asap.ParseEnvelope(a.Answer)
@@ -334,11 +331,7 @@ func (r *run) replay(a Admitted) {
 		return
 	}
 	answer.Extensions = a.Receipt.extensions()
-	r.release()
-	r.mu.Lock()
-	r.phase, r.id, r.answer, r.receipt = settled, a.TaskID, answer, a.Receipt
-	r.mu.Unlock()
-	r.publish(false)
+	r.conclude(func() { r.phase, r.id, r.answer, r.receipt = settled, a.TaskID, answer, a.Receipt })
 }
 
 // lost ends a replay whose first run is over and has left no answer.
@@ -347,11 +340,7 @@ func (r *run) lost(a Admitted) {
 	now := r.server.now()
 	answer := r.envelope.Answer(r.server.ids.NewEnvelopeID(now), now, r.agent.URN(), asap.TaskResponseType, payload.AppendJSON(nil))
 	answer.Extensions = a.Receipt.extensions()
-	r.release()
-	r.mu.Lock()
-	r.phase, r.id, r.answer, r.receipt = settled, a.TaskID, answer, a.Receipt
-	r.mu.Unlock()
-	r.publish(false)
+	r.conclude(func() { r.phase, r.id, r.answer, r.receipt = settled, a.TaskID, answer, a.Receipt })
 }
 
 // withoutAnswer tells of a task that is over and has left no answer.
@@ -362,12 +351,14 @@ func withoutAnswer(id asap.TaskID, failure string) *asap.TaskResponse {
 	return &asap.TaskResponse{TaskID: id, Status: asap.Failed, Result: failureResult(failure, asap.Code(failure).Info().Sentence)}
 }
 
-// publish puts a run that is over where later requests find it, or nowhere,
-// and then wakes those who wait for it.
-func (r *run) publish(keep bool) {
-	r.server.runEnded(r, keep)
+// conclude ends a run that nobody will ask about. It is out of the tables before
+// anyone is told how it ended: a repetition after that is a request of its own.
+func (r *run) conclude(set func()) {
+	r.release()
+	r.server.runEnded(r, false)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	set()
 	r.wake()
 }
 
