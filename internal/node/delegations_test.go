@@ -118,9 +118,32 @@ func as(t testing.TB, url, nodeURN string, who asap.AgentURN, token string, more
 
 // bearerOf is the Authorization of an agent at a time.
 func bearerOf(who asap.AgentURN, nodeURN string, now time.Time) string {
+	return signedBearer(who, keyBytes()[who], nodeURN, now)
+}
+
+func signedBearer(who asap.AgentURN, key byte, nodeURN string, now time.Time) string {
 	b64 := base64.RawURLEncoding
 	text := b64.EncodeToString([]byte(`{"alg":"EdDSA"}`)) + "." + b64.EncodeToString(fmt.Appendf(nil, `{"iss":%q,"sub":%q,"aud":%q,"iat":%d,"exp":%d}`, who, who, nodeURN, now.Unix(), now.Unix()+600))
-	return "Bearer " + text + "." + b64.EncodeToString(ed25519.Sign(keyOf(who), []byte(text)))
+	return "Bearer " + text + "." + b64.EncodeToString(ed25519.Sign(agentKey(key), []byte(text)))
+}
+
+// startWith runs a node until the test ends.
+func startWith(t testing.TB, c Config, o Options) *Node {
+	t.Helper()
+	n, err := Open(t.Context(), c, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- n.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := errors.Join(<-ended, n.Close()); err != nil {
+			t.Errorf("the node ended with %v", err)
+		}
+	})
+	return n
 }
 
 // call sends a request; who is an agent, "operator", or "".
@@ -144,7 +167,7 @@ func call(t testing.TB, n *Node, who, method, path, body string, header ...strin
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Add(header[i], header[i+1])
 	}
-	res, err := http.DefaultClient.Do(req)
+	res, err := http.DefaultTransport.RoundTrip(req) // redirects are not followed
 	if err != nil {
 		t.Fatal(err)
 	}
