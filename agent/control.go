@@ -178,8 +178,11 @@ func (s *Server) recall(ctx context.Context, c *call, id asap.TaskID) (Recalled,
 	switch {
 	case err != nil:
 		return Recalled{}, err
-	case !ok || known.Consumer != c.envelope.Sender || known.Verified && !c.caller.Verified:
+	case !ok:
 		return Recalled{}, c.fail("task_not_found", asap.CodeTaskNotFound.Err(""))
+	}
+	if err := c.mayTouch(known.Consumer, known.Verified, known.Principal); err != nil {
+		return Recalled{}, c.fail("task_not_found", err)
 	}
 	return known, nil
 }

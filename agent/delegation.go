@@ -312,26 +312,23 @@ func (d *Delegation) principal() asap.AgentURN {
 	return d.Principal()
 }
 
-// mayTouch tells whether the sender of c may send messages about r: whoever
-// asked for it; if it was under a delegation, with one of the same principal;
-// and whoever acts for the one who asked for it.
-func (c *call) mayTouch(r *run) error {
-	sender := c.envelope.Sender
-	notFound := asap.CodeTaskNotFound.Err("")
+// mayTouch tells whether the sender of c may send messages about a task of the
+// consumer, under a delegation of the principal if that is not "": whoever asked
+// for it; if it was under a delegation, with one of the same principal; and
+// whoever acts for the one who asked for it. Nil: it may.
+func (c *call) mayTouch(consumer asap.AgentURN, verified bool, principal asap.AgentURN) error {
+	mine := consumer == c.envelope.Sender
 	switch {
-	case r.verified && !c.caller.Verified:
-		return notFound
-	case r.use == nil:
-		if r.consumer == sender || (c.use != nil && r.verified && r.consumer == c.use.Principal()) {
-			return nil
-		}
-		return notFound
-	case r.consumer != sender:
-		return notFound
-	case c.use.principal() != r.use.Principal():
-		return delegation.Refuse(asap.CodeDelegationScope, delegation.NoLink, "the task runs under a delegation of "+string(r.use.Principal())+", and this needs one of the same")
+	case verified && !c.caller.Verified, principal != "" && !mine:
+	case principal == "" && (mine || c.use != nil && verified && consumer == c.use.Principal()):
+		return nil
+	case principal == "":
+	case c.use.principal() != principal:
+		return delegation.Refuse(asap.CodeDelegationScope, delegation.NoLink, "the task runs under a delegation of "+string(principal)+", and this needs one of the same")
+	default:
+		return nil
 	}
-	return nil
+	return asap.CodeTaskNotFound.Err("")
 }
 
 // AwaitStarts returns when every task whose admission had begun has either been

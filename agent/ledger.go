@@ -57,6 +57,8 @@ type Memory interface {
 type Recalled struct {
 	Consumer asap.AgentURN // who asked for it
 	Verified bool          // Consumer was authenticated
+	// Principal is who delegated the task in the first place; "" if nobody did.
+	Principal asap.AgentURN
 	// Ended, Answer, FailureCode and Receipt are as in [Admitted].
 	Ended       bool
 	Answer      []byte

@@ -102,7 +102,7 @@ func (s *Server) find(id asap.TaskID, c *call) (*run, error) {
 	if r == nil {
 		return nil, asap.CodeTaskNotFound.Err("")
 	}
-	if err := c.mayTouch(r); err != nil {
+	if err := c.mayTouch(r.consumer, r.verified, r.use.principal()); err != nil {
 		return nil, err
 	}
 	return r, nil

@@ -37,6 +37,7 @@ type delegations struct {
 	store    *sqlite.Store
 	ids      *asap.IDSource
 	now      func() time.Time
+	public   string // URL before the proxy, or ""
 	// awaitStarts waits for tasks between admission and handler.
 	awaitStarts func()
 }
@@ -59,7 +60,8 @@ func (n *Node) openDelegations(ctx context.Context, private signers) (*delegatio
 	}
 	names := []string{n.config.URN, n.URL()}
 	if c.PublicURL != "" {
-		names = append(names, strings.TrimRight(c.PublicURL, "/"))
+		d.public = strings.TrimRight(c.PublicURL, "/")
+		names = append(names, d.public)
 	}
 	for _, a := range n.hosted {
 		names = append(names, string(a.URN()))
@@ -74,6 +76,14 @@ func (n *Node) openDelegations(ctx context.Context, private signers) (*delegatio
 
 // Authorize implements agent.Delegations.
 func (d *delegations) Authorize(_ context.Context, token string, q delegation.Query) (*delegation.Grant, error) {
+	if q.Proof != nil && d.public != "" { // what the caller has signed is the URL it knows
+		if at := strings.Index(q.Proof.TargetURI, "://"); at >= 0 {
+			seen := *q.Proof
+			_, path, _ := strings.Cut(seen.TargetURI[at+3:], "/")
+			seen.TargetURI = d.public + "/" + path
+			q.Proof = &seen
+		}
+	}
 	return d.verifier.Verify(token, q)
 }
 

@@ -127,8 +127,8 @@ func signedBearer(who asap.AgentURN, key byte, nodeURN string, now time.Time) st
 	return "Bearer " + text + "." + b64.EncodeToString(ed25519.Sign(agentKey(key), []byte(text)))
 }
 
-// startWith runs a node until the test ends.
-func startWith(t testing.TB, c Config, o Options) *Node {
+// startWith is start with options.
+func startWith(t testing.TB, c Config, o Options) (n *Node, stop func()) {
 	t.Helper()
 	n, err := Open(t.Context(), c, o)
 	if err != nil {
@@ -137,13 +137,14 @@ func startWith(t testing.TB, c Config, o Options) *Node {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- n.Run(ctx) }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := errors.Join(<-ended, n.Close()); err != nil {
 			t.Errorf("the node ended with %v", err)
 		}
 	})
-	return n
+	t.Cleanup(stop)
+	return n, stop
 }
 
 // call sends a request; who is an agent, "operator", or "".
@@ -423,13 +424,7 @@ func TestDelegationsAfterKills(t *testing.T) {
 func TestWarnings(t *testing.T) {
 	var log syncBuffer
 	c := delegating(t)
-	n, err := Open(t.Context(), c, Options{Agents: []*agent.Agent{counter(new(atomic.Int64))}, Log: &log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- n.Run(ctx) }()
+	n, stop := startWith(t, c, Options{Agents: []*agent.Agent{counter(new(atomic.Int64))}, Log: &log})
 	token, ids := chainOf(t, time.Now(), []string{"*"}, limits{10, -1})
 	caller := as(t, n.URL(), c.URN, agentB, token)
 	for range 12 {
@@ -438,10 +433,7 @@ func TestWarnings(t *testing.T) {
 			t.Error(code)
 		}
 	}
-	cancel()
-	if err := errors.Join(<-ended, n.Close()); err != nil {
-		t.Error(err)
-	}
+	stop()
 	for _, percent := range []string{"80", "90", "100"} {
 		if got := strings.Count(log.String(), "token="+ids[0]+" unit=tasks percent="+percent+" "); got != 1 {
 			t.Errorf("%s %%: told %d times\n%s", percent, got, log.String())

@@ -168,7 +168,7 @@ func recordedNode(t *testing.T) (*Node, *atomic.Int64) {
 	know(t, c.Data)
 	clock := new(atomic.Int64)
 	clock.Store(time.Date(2026, 2, 20, 12, 0, 0, 0, time.UTC).UnixMicro())
-	n := startWith(t, c, Options{Agents: []*agent.Agent{counter(new(atomic.Int64))}, Now: func() time.Time { return time.UnixMicro(clock.Load()).UTC() }})
+	n, _ := startWith(t, c, Options{Agents: []*agent.Agent{counter(new(atomic.Int64))}, Now: func() time.Time { return time.UnixMicro(clock.Load()).UTC() }})
 	return n, clock
 }
 

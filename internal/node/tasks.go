@@ -134,7 +134,7 @@ func (t tasks) Recall(ctx context.Context, id asap.TaskID) (agent.Recalled, bool
 	if err != nil || !found || task.State == ledger.Released {
 		return agent.Recalled{}, false, err
 	}
-	return agent.Recalled{Consumer: task.Consumer, Verified: task.Verified, Ended: task.State != ledger.Held,
+	return agent.Recalled{Consumer: task.Consumer, Verified: task.Verified, Principal: task.Principal, Ended: task.State != ledger.Held,
 		Answer: task.Answer, FailureCode: task.Failure, Receipt: agent.Receipt(task.Receipt)}, true, nil
 }
 

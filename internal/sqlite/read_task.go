@@ -13,8 +13,10 @@ import (
 type EndedTask struct {
 	Consumer asap.AgentURN
 	Verified bool
-	State    ledger.TaskState
-	Failure  string
+	// Principal is the root issuer of the delegation the task was under, or "".
+	Principal asap.AgentURN
+	State     ledger.TaskState
+	Failure   string
 	// Receipt is zero while the task is held, and names only the sequence if the
 	// entry that ended it was pruned.
 	Receipt ledger.Receipt
@@ -27,9 +29,10 @@ func (s *Store) Task(ctx context.Context, id asap.TaskID) (t EndedTask, found bo
 		var end sql.NullInt64
 		var entry, failure sql.NullString
 		var hash []byte
-		err := q.QueryRowContext(ctx, `SELECT t.consumer, t.verified, t.state, t.failure, t.end_seq, e.id, e.hash, a.answer
-			FROM tasks t LEFT JOIN audit_entries e ON e.seq = t.end_seq LEFT JOIN answers a ON a.task_seq = t.seq WHERE t.task_id = ?`, string(id)).
-			Scan(&t.Consumer, &t.Verified, &t.State, &failure, &end, &entry, &hash, &t.Answer)
+		err := q.QueryRowContext(ctx, `SELECT t.consumer, t.verified, t.state, t.failure, t.end_seq, e.id, e.hash, a.answer, coalesce(k.issuer, '')
+			FROM tasks t LEFT JOIN audit_entries e ON e.seq = t.end_seq LEFT JOIN answers a ON a.task_seq = t.seq
+			LEFT JOIN task_links k ON k.task_seq = t.seq AND k.link = 0 WHERE t.task_id = ?`, string(id)).
+			Scan(&t.Consumer, &t.Verified, &t.State, &failure, &end, &entry, &hash, &t.Answer, &t.Principal)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
 		}
