@@ -146,3 +146,31 @@ func TestPriceBookFindsTheListInForce(t *testing.T) {
 		t.Errorf("a cost beyond the bound: %v", err)
 	}
 }
+
+func TestMostATaskCosts(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"usd_per_task":"0.02"}`:                                                      "0.02 0.02",
+		`{"usd_per_task":"0.02","max_usd_per_task":"0.01"}`:                            "0.01 0.01",
+		`{"usd_per_task":"0.02","usd_per_second":"1"}`:                                 "- -",
+		`{"usd_per_second":"1"}`:                                                       "- -",
+		`{"usd_per_task":"0.02","models":{"m":{"usd_per_task":"1"}}}`:                  "- -",
+		`{"usd_per_task":"0.02","skills":{"s":{"usd_per_task":"0.03"}}}`:               "0.02 0.03",
+		`{"usd_per_task":"0.02","skills":{"s":{"models":{"m":{"usd_per_task":"1"}}}}}`: "0.02 -",
+	} {
+		list, err := ParsePriceList("urn:asap:agent:a", jsontext.Value(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, skill := range []string{"", "s"} {
+			if most, ok := list.Most(skill); ok {
+				got = append(got, most.String())
+			} else {
+				got = append(got, "-")
+			}
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: %v, want %s", text, got, want)
+		}
+	}
+}
