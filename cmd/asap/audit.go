@@ -17,7 +17,8 @@ func (a *app) auditCommand() *cobra.Command {
 	cmd := group(&cobra.Command{
 		Use:   "audit",
 		Short: "The tamper-evident log of every billable event",
-	}, a.auditListCommand(flags), a.auditShowCommand(flags))
+	}, a.auditListCommand(flags), a.auditShowCommand(flags), a.auditVerifyCommand(flags), a.auditExportCommand(flags),
+		a.auditCheckpointCommand(flags), a.auditProveCommand(flags), a.auditReconcileCommand(flags))
 	flags.add(cmd)
 	return cmd
 }
@@ -74,6 +75,8 @@ func (a *app) auditListCommand(flags *nodeFlags) *cobra.Command {
 	for _, f := range []struct{ name, param, help string }{
 		{"actor", "actor", "only what this agent did (URN)"},
 		{"subject", "subject", "only this task or target"},
+		{"task", "task", "the same as --subject"},
+		{"agent", "agent", "only what concerns this agent, as actor, subject or party (URN)"},
 		{"type", "event_type", "only events of this type, such as usage.recorded"},
 		{"start", "start", "from this time on (RFC 3339, with zone)"},
 		{"end", "end", "before this time (RFC 3339, with zone)"},

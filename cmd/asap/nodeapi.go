@@ -36,8 +36,12 @@ func (f *nodeFlags) add(cmd *cobra.Command) {
 type nodeAPI struct {
 	base  string
 	token string
-	http  *http.Client
-	close func() error
+	// accept is the media type to ask for, empty for whatever comes.
+	accept string
+	// remote tells that a node answers, not this process.
+	remote bool
+	http   *http.Client
+	close  func() error
 }
 
 // errNoNode says that something needs a node that runs.
@@ -79,7 +83,7 @@ func (a *app) openNode(ctx context.Context, f *nodeFlags, write bool) (*nodeAPI,
 	}
 	transport := &http.Transport{Proxy: http.ProxyFromEnvironment}
 	return &nodeAPI{
-		base: strings.TrimRight(base, "/"), token: token, http: &http.Client{
+		base: strings.TrimRight(base, "/"), token: token, remote: true, http: &http.Client{
 			Transport: transport,
 			// A redirect would carry the operator's token somewhere else.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -124,6 +128,9 @@ func (n *nodeAPI) do(ctx context.Context, method, path string, query url.Values,
 	}
 	if n.token != "" {
 		req.Header.Set("Authorization", "Bearer "+n.token)
+	}
+	if n.accept != "" {
+		req.Header.Set("Accept", n.accept)
 	}
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
@@ -196,6 +203,16 @@ func (t handlerTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	r, w := io.Pipe()
 	answer := &pipeWriter{body: w, header: http.Header{}, started: make(chan struct{})}
 	go func() {
+		// A handler that breaks off in the middle of an answer panics.
+		defer func() {
+			if broken := recover(); broken != nil {
+				if broken != http.ErrAbortHandler { //nolint:errorlint // a value that was panicked with, not a chain
+					panic(broken)
+				}
+				answer.WriteHeader(http.StatusInternalServerError)
+				_ = w.CloseWithError(io.ErrUnexpectedEOF) // never fails
+			}
+		}()
 		t.handler.ServeHTTP(answer, req)
 		answer.WriteHeader(http.StatusOK)
 		// Trailers are in the header by now; the pipe's end is the body's end.

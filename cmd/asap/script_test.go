@@ -36,9 +36,11 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"status": scriptStatus,
-			"node":   scriptNode,
-			"expand": scriptExpand,
+			"status":  scriptStatus,
+			"node":    scriptNode,
+			"forge":   scriptForge,
+			"receipt": scriptReceipt,
+			"expand":  scriptExpand,
 		},
 	})
 }

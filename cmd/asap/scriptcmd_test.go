@@ -72,3 +72,36 @@ func scriptExpand(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(os.WriteFile(ts.MkAbs(name), []byte(text), 0o600))
 	}
 }
+
+// scriptForge is the script command
+//
+//	forge FILE COPY LINE
+//
+// which copies a file with one digit of the id in that line changed.
+func scriptForge(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: forge FILE COPY LINE")
+	}
+	number, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	lines := strings.SplitAfter(ts.ReadFile(args[0]), "\n")
+	line := []byte(lines[number])
+	at := strings.Index(lines[number], `"timestamp":"20`) + len(`"timestamp":"20`)
+	line[at] ^= 1 // 2 and 3
+	lines[number] = string(line)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(strings.Join(lines, "")), 0o600))
+}
+
+// scriptReceipt is the script command
+//
+//	receipt FILE VARIABLE
+//
+// which puts the id of the receipt in an answer into the environment variable.
+func scriptReceipt(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: receipt FILE VARIABLE")
+	}
+	r, err := readReceipt(ts.MkAbs(args[0]))
+	ts.Check(err)
+	ts.Setenv(args[1], r.ID)
+}

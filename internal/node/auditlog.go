@@ -311,7 +311,7 @@ func (d *doctor) chain(ctx context.Context, store *sqlite.Store) {
 	case len(verdict.Guards.Missing) > 0:
 		d.say("audit log", Warn, "%d entries are whole, but guards of the database are gone: %s", verdict.Size, strings.Join(verdict.Guards.Missing, ", "))
 	default:
-		d.say("audit log", OK, "%d entries, assurance %s, sealed through %d", verdict.Size, verdict.Assurance, verdict.SealedThrough)
+		d.say("audit log", OK, "chain of %d entries is whole, assurance %s, sealed through %d", verdict.Size, verdict.Assurance, verdict.SealedThrough)
 	}
 	last := time.UnixMicro(verdict.End.Head.TimestampUS)
 	if skew := last.Sub(d.now); skew > time.Second {
