@@ -64,6 +64,10 @@ type Config struct {
 	// reports it signed itself are checked. Nil means that no agent has one.
 	AgentKeys func(asap.AgentURN) []ed25519.PublicKey
 
+	// SLA returns what the node measures; it is called for each request. Nil knows
+	// no agent.
+	SLA func(context.Context) (SLAReader, error)
+
 	Now    func() time.Time
 	Logger *slog.Logger // of what strangers are not told
 
@@ -181,7 +185,7 @@ func routes() []route {
 			body: liteDocument{}, answers: map[int]any{200: importedAnswer{}}},
 		{method: "GET", path: "/openapi.json", id: "getOpenAPI", access: anyone, handle: (*API).openAPI, summary: "This document"},
 	}
-	return append(table, delegationRoutes()...)
+	return slices.Concat(table, delegationRoutes(), slaRoutes())
 }
 
 func (r route) with(params ...[]parameter) route {

@@ -40,6 +40,7 @@ func OpenReadOnly(ctx context.Context, dir string) (*Reader, error) {
 		// Whoever can read the files is the operator.
 		Authenticate: func(*http.Request) (httpapi.Caller, error) { return httpapi.Caller{Role: httpapi.Operator}, nil },
 		Registry:     httpapi.RegistryConfig{Index: registryOf(store)},
+		SLA:          watchOf(store, time.Now),
 	}).Routes(mux)
 	return &Reader{store: store, api: mux}, nil
 }

@@ -281,7 +281,7 @@ func (w *world) ask(t *testing.T, c routeCaller, route string) (status int, answ
 		switch {
 		case strings.Contains(route, "/delegations/"):
 			return "del_of_the_world"
-		case route == "GET /registry/agents/{id}":
+		case route == "GET /registry/agents/{id}", strings.HasPrefix(path, "/agents/"):
 			return counterURN
 		case strings.HasPrefix(path, "/registry/agents/"):
 			return taskOwner

@@ -3,10 +3,12 @@ package node
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	asap "github.com/asap-protocol/asap-go"
 	"github.com/asap-protocol/asap-go/agent"
+	"github.com/asap-protocol/asap-go/internal/httpapi"
 	"github.com/asap-protocol/asap-go/internal/registry"
 	"github.com/asap-protocol/asap-go/internal/sla"
 	"github.com/asap-protocol/asap-go/internal/slawatch"
@@ -141,7 +143,20 @@ func (n *Node) keepMeasuring(ctx context.Context) error {
 }
 
 // watchOf restores what a store knows about service levels, for one who only
-// reads it.
-func watchOf(ctx context.Context, store *sqlite.Store, now func() time.Time) (*slawatch.Watch, error) {
-	return slawatch.Open(ctx, store, store, slawatch.Options{Now: now})
+// reads it, when that is asked for the first time.
+func watchOf(store *sqlite.Store, now func() time.Time) func(context.Context) (httpapi.SLAReader, error) {
+	var mu sync.Mutex // guards watch
+	var watch *slawatch.Watch
+	return func(ctx context.Context) (httpapi.SLAReader, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if watch == nil {
+			restored, err := slawatch.Open(ctx, store, store, slawatch.Options{Now: now})
+			if err != nil {
+				return nil, err
+			}
+			watch = restored
+		}
+		return watch, nil
+	}
 }
