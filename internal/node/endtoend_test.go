@@ -46,6 +46,10 @@ func counter(runs *atomic.Int64) *agent.Agent {
 		t.Usage().AddAPICalls(1)
 		return map[string]int64{"n": in.N}, nil
 	})
+	a.Handle("forever", func(ctx context.Context, _ *agent.Task) (any, error) {
+		<-ctx.Done()
+		return nil, context.Cause(ctx)
+	})
 	return a
 }
 

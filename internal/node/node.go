@@ -332,22 +332,34 @@ func (n *Node) logger(w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, options))
 }
 
+// ledgerFile is the path of the ledger, empty if it is in memory.
+func (n *Node) ledgerFile() string {
+	path, err := n.config.StorePath()
+	if err != nil { // validated
+		return ""
+	}
+	return path
+}
+
 // Greeting is what a person who starts a node is told.
 func (n *Node) Greeting() string {
 	var b strings.Builder
 	first := n.hosted[0]
+	line := func(what, format string, args ...any) { fmt.Fprintf(&b, "  %-14s  %s\n", what, fmt.Sprintf(format, args...)) }
 	fmt.Fprintf(&b, "asap %s serves at %s\n", asap.Version, n.URL())
-	if path := n.store.Path(); path != "" {
-		fmt.Fprintf(&b, "  data       %s (ledger, node key, operator token)\n", n.config.Data)
+	read := "--data " + n.config.Data
+	if n.ledgerFile() != "" {
+		line("data", "%s (ledger, node key, operator token)", n.config.Data)
 	} else {
-		fmt.Fprintf(&b, "  data       in memory: everything is forgotten when the node stops\n")
+		line("data", "the ledger is in memory: it is forgotten when the node stops")
+		read += " --node " + n.URL()
 	}
-	fmt.Fprintf(&b, "  agent      %s\n", first.URN())
+	line("agent", "%s", first.URN())
 	if skills := first.Skills(); len(skills) > 0 {
-		fmt.Fprintf(&b, "  call it    asap send --to %s --skill %s --input '{\"text\":\"hello\"}'\n", n.URL(), skills[0])
+		line("call it", "asap send --to %s --skill %s --input '{\"text\":\"hello\"}'", n.URL(), skills[0])
 	}
-	fmt.Fprintf(&b, "  who used what   asap usage summary --data %s\n", n.config.Data)
-	fmt.Fprintf(&b, "  HTTP interface  %s/openapi.json\n", n.URL())
+	line("who used what", "asap usage summary %s", read)
+	line("HTTP interface", "%s/openapi.json", n.URL())
 	return b.String()
 }
 
@@ -498,7 +510,7 @@ func (n *Node) ready(context.Context) error {
 	if err := n.sealer.Alarm(); err != nil {
 		return err
 	}
-	path := n.store.Path()
+	path := n.ledgerFile()
 	if path == "" {
 		return nil
 	}
