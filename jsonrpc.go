@@ -71,15 +71,26 @@ func (e *RPCError) member(name string) string {
 }
 
 // NewRPCError returns an error with the standard message of number and data
-// {"error": text}.
+// {"error": text, "code": the stable code of the number}.
 func NewRPCError(number int, text string) *RPCError {
+	codes := map[int]Code{RPCParseError: CodeParseError, RPCInvalidRequest: CodeInvalidRequest, RPCMethodNotFound: CodeMethodNotFound,
+		RPCInvalidParams: CodeInvalidParams, RPCRateLimited: CodeRateLimited}
+	code, known := codes[number]
+	if !known {
+		code = CodeInternal
+	}
+	return newRPCError(number, code, text)
+}
+
+func newRPCError(number int, code Code, text string) *RPCError {
 	data := append([]byte(nil), `{"error":`...)
 	data = appendString(data, text)
+	data = append(data, `,"code":`...)
+	data = appendString(data, string(code))
 	return &RPCError{Code: number, Message: RPCMessage(number), Data: append(data, '}')}
 }
 
-func invalidStructure(number int, text string, issues error) *RPCError {
-	e := NewRPCError(number, text)
+func invalidStructure(e *RPCError, issues error) *RPCError {
 	if v, ok := issues.(*ValidationError); ok { //nolint:errorlint // made by this package, never wrapped
 		e.Data = append(e.Data[:len(e.Data)-1], `,"validation_errors":`...)
 		e.Data = append(v.AppendJSON(e.Data), '}')
@@ -119,9 +130,9 @@ func ParseRPCRequest(b []byte) (RPCRequest, *RPCError) {
 		return r, nil
 	}
 	if params := o.raw[2]; params != nil && kindOf(params) != '{' {
-		return r, invalidStructure(RPCInvalidParams, "JSON-RPC 'params' must be an object", s.err())
+		return r, invalidStructure(NewRPCError(RPCInvalidParams, "JSON-RPC 'params' must be an object"), s.err())
 	}
-	return r, invalidStructure(RPCInvalidRequest, "Invalid JSON-RPC structure", s.err())
+	return r, invalidStructure(NewRPCError(RPCInvalidRequest, "Invalid JSON-RPC structure"), s.err())
 }
 
 // rpcID reads the id. One of a kind that is not allowed is recorded; it cannot
@@ -186,14 +197,14 @@ func (r *RPCRequest) Envelope() (*Envelope, *RPCError) {
 	}
 	switch kindOf(v) {
 	case 0, 'n':
-		return nil, NewRPCError(RPCInvalidParams, "Missing 'envelope' in params")
+		return nil, newRPCError(RPCInvalidParams, CodeInvalidEnvelope, "Missing 'envelope' in params")
 	case '{':
 	default:
-		return nil, NewRPCError(RPCInvalidParams, "'envelope' must be a JSON object")
+		return nil, newRPCError(RPCInvalidParams, CodeInvalidEnvelope, "'envelope' must be a JSON object")
 	}
 	e, err := readChecked(&envelopeModel, v, buildEnvelope)
 	if err != nil {
-		return nil, invalidStructure(RPCInvalidParams, "Invalid envelope structure", err)
+		return nil, invalidStructure(newRPCError(RPCInvalidParams, CodeInvalidEnvelope, "Invalid envelope structure"), err)
 	}
 	return e, nil
 }

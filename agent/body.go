@@ -11,17 +11,19 @@ import (
 	"sync"
 
 	"github.com/andybalholm/brotli"
+	asap "github.com/asap-protocol/asap-go"
 )
 
-// httpFailure is an answer below JSON-RPC: a status and a {"detail": …} body
+// httpFailure is an answer below JSON-RPC: a status and a {"detail", "code"} body
 // (core.md, section 12, steps 1 to 5).
 type httpFailure struct {
 	status int
+	code   asap.Code
 	detail string
 }
 
 func tooLarge(what string, size, limit int64) *httpFailure {
-	return &httpFailure{http.StatusRequestEntityTooLarge,
+	return &httpFailure{http.StatusRequestEntityTooLarge, asap.CodeRequestTooLarge,
 		fmt.Sprintf("%s (%d bytes) exceeds maximum (%d bytes)", what, size, limit)}
 }
 
@@ -43,7 +45,7 @@ func (br *bodyReader) read(r *http.Request) ([]byte, *httpFailure) {
 	switch encoding {
 	case "", "identity", "gzip", "br":
 	default:
-		return nil, &httpFailure{http.StatusUnsupportedMediaType,
+		return nil, &httpFailure{http.StatusUnsupportedMediaType, asap.CodeUnsupportedEncoding,
 			fmt.Sprintf("Unsupported Content-Encoding: %.64s. Supported: br, gzip", encoding)}
 	}
 	raw := &limitedReader{r: r.Body, limit: br.limit}
@@ -57,9 +59,9 @@ func (br *bodyReader) read(r *http.Request) ([]byte, *httpFailure) {
 	case errors.As(err, &over):
 		return nil, tooLarge("Decompressed request size", over.size, br.limit)
 	case raw.err != nil:
-		return nil, &httpFailure{http.StatusBadRequest, "Request body ended early"}
+		return nil, &httpFailure{http.StatusBadRequest, asap.CodeParseError, "Request body ended early"}
 	default:
-		return nil, &httpFailure{http.StatusBadRequest, "Invalid compressed data: " + err.Error()}
+		return nil, &httpFailure{http.StatusBadRequest, asap.CodeInvalidEncoding, "Invalid compressed data: " + err.Error()}
 	}
 }
 

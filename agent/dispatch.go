@@ -64,7 +64,7 @@ func (s *Server) check(c *call, rpc asap.RPCRequest, bad *asap.RPCError) error {
 		return c.fail("invalid_request", bad)
 	}
 	if rpc.Method != asap.MethodSend {
-		return c.fail("method_not_found", rpcError(asap.RPCMethodNotFound, object("method", clip(rpc.Method))))
+		return c.fail("method_not_found", rpcError(asap.RPCMethodNotFound, object("method", clip(rpc.Method), "error", "There is no method of this name; the one there is is "+asap.MethodSend, "code", string(asap.CodeMethodNotFound))))
 	}
 	if c.authErr != nil {
 		s.metrics.authFailures.Inc()
@@ -127,7 +127,7 @@ func (s *Server) dispatch(ctx context.Context, c *call) (*asap.Envelope, error) 
 		answer, err = s.stateRestore(ctx, c, a)
 	default:
 		err = c.fail("handler_not_found", rpcError(asap.RPCMethodNotFound,
-			object("payload_type", clip(e.PayloadType), "error", "No handler registered for payload type: "+clip(e.PayloadType))))
+			object("payload_type", clip(e.PayloadType), "error", "No handler registered for payload type: "+clip(e.PayloadType), "code", string(asap.CodeHandlerNotFound))))
 	}
 	if err != nil && c.failure == "" {
 		c.failure = "handler_error"

@@ -42,7 +42,7 @@ func (s *Server) Routes(mux *http.ServeMux) {
 	for _, path := range []string{"/metrics", "/asap/metrics"} {
 		get(path, func(w http.ResponseWriter, r *http.Request) {
 			if s.cfg.AllowMetrics != nil && !s.cfg.AllowMetrics(r) {
-				writeDetail(w, http.StatusForbidden, "Forbidden")
+				writeDetail(w, http.StatusForbidden, asap.CodeForbidden, "Forbidden")
 				return
 			}
 			metrics.ServeHTTP(w, r)
@@ -60,7 +60,7 @@ func (s *Server) Handler() http.Handler {
 
 // NotFound answers as v1.3.0 does where there is nothing.
 func NotFound(w http.ResponseWriter, _ *http.Request) {
-	writeDetail(w, http.StatusNotFound, "Not Found")
+	writeDetail(w, http.StatusNotFound, asap.CodeNotFound, "Not Found")
 }
 
 // route refuses other methods and oversized bodies before h sees the request.
@@ -72,12 +72,12 @@ func (s *Server) route(h http.HandlerFunc, methods ...string) http.Handler {
 		}
 		if !allowed {
 			w.Header().Set("Allow", strings.Join(methods, ", "))
-			writeDetail(w, http.StatusMethodNotAllowed, "Method Not Allowed")
+			writeDetail(w, http.StatusMethodNotAllowed, asap.CodeMethodNotAllowed, "Method Not Allowed")
 			return
 		}
 		if r.ContentLength > s.limits.BodyBytes {
 			f := tooLarge("Request size", r.ContentLength, s.limits.BodyBytes)
-			writeDetail(w, f.status, f.detail)
+			writeDetail(w, f.status, f.code, f.detail)
 			return
 		}
 		h(w, r)
@@ -103,7 +103,7 @@ func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
 	body, failure := s.bodies.read(r)
 	timed.SetReadDeadline(time.Time{}) //nolint:errcheck // as above
 	if failure != nil {
-		writeDetail(w, failure.status, failure.detail)
+		writeDetail(w, failure.status, failure.code, failure.detail)
 		return
 	}
 	if key := r.Header.Get("X-Idempotency-Key"); len(key) <= maxIdempotencyKey {
@@ -154,7 +154,7 @@ func (s *Server) withinRate(w http.ResponseWriter, r *http.Request, caller Calle
 	}
 	w.Header().Set("Retry-After", strconv.Itoa(wait))
 	writeJSON(w, http.StatusTooManyRequests, object("jsonrpc", "2.0", "id", nil, "error",
-		object("code", asap.RPCHTTPRateLimited, "message", asap.RPCMessage(asap.RPCHTTPRateLimited), "data", object("retry_after", wait, "limit", s.peers.String()))))
+		object("code", asap.RPCHTTPRateLimited, "message", asap.RPCMessage(asap.RPCHTTPRateLimited), "data", object("retry_after", wait, "limit", s.peers.String(), "code", string(asap.CodeRateLimited)))))
 	return false
 }
 
@@ -170,7 +170,7 @@ func (s *Server) refuseCaller(w http.ResponseWriter, err error) {
 	case http.StatusServiceUnavailable:
 		w.Header().Set("Retry-After", "1")
 	}
-	writeDetail(w, status, e.Message)
+	writeDetail(w, status, e.Code, e.Message)
 }
 
 // authError gives the code and the constant text of why there is no caller.
@@ -224,8 +224,9 @@ func writeJSON(w http.ResponseWriter, status int, body []byte) {
 	w.Write(body) //nolint:errcheck // the client is gone; nobody to tell
 }
 
-func writeDetail(w http.ResponseWriter, status int, detail string) {
-	writeJSON(w, status, object("detail", detail))
+// writeDetail answers below JSON-RPC: v1.3.0's body, and the stable code.
+func writeDetail(w http.ResponseWriter, status int, code asap.Code, detail string) {
+	writeJSON(w, status, object("detail", detail, "code", string(code)))
 }
 
 // ListenAndServe serves cfg's agents on addr until ctx ends, then stops within

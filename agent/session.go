@@ -262,7 +262,7 @@ func (w *session) handle(f frame) int {
 	rpc, bad := asap.ParseRPCRequest(f.text)
 	switch {
 	case bad == nil && rpc.Method == asap.MethodSend: // by far the most
-	case bad != nil && bad.Code == asap.RPCParseError:
+	case bad != nil && bad.Code == asap.RPCParseError && !looselyJSON(f.text):
 		return 0
 	case !isObject(f.text):
 		return closeGoingAway
@@ -281,6 +281,13 @@ func (w *session) handle(f frame) int {
 	}
 	w.request(rpc, bad)
 	return 0
+}
+
+// looselyJSON tells whether what we refuse as JSON is some to others: it has two
+// members of one name, or text that is no Unicode. Silence would let its sender
+// wait for an answer.
+func looselyJSON(text []byte) bool {
+	return jsontext.Value(text).IsValid(jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 }
 
 func isObject(text []byte) bool { return jsontext.Value(text).Kind() == '{' }

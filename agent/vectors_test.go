@@ -399,6 +399,11 @@ func align(theirs, ours map[string]any) {
 		}
 		return m
 	}
+	if body, ok := theirs["body"].(map[string]any); ok && body["detail"] != nil && body["code"] == nil {
+		if body, ok := ours["body"].(map[string]any); ok {
+			delete(body, "code")
+		}
+	}
 	recorded, got := dig(theirs), dig(ours)
 	if recorded == nil || got == nil {
 		return

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	asap "github.com/asap-protocol/asap-go"
 	"github.com/coder/websocket"
 )
 
@@ -32,7 +33,7 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	sent, err := headerDelegation(r)
 	if err != nil {
-		writeDetail(w, http.StatusBadRequest, "More than one delegation token was sent")
+		writeDetail(w, http.StatusBadRequest, asap.CodeDelegationMalformed, "More than one delegation token was sent")
 		return
 	}
 	session := newSession(s, caller, sent)
@@ -41,7 +42,7 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	if !s.join(session) {
 		w.Header().Set("Retry-After", "1")
-		writeDetail(w, http.StatusServiceUnavailable, "No more connections at the moment")
+		writeDetail(w, http.StatusServiceUnavailable, asap.CodeOverloaded, "No more connections at the moment")
 		return
 	}
 	defer s.leave(session)

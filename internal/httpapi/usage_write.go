@@ -59,7 +59,7 @@ func (a *API) body(c *call) (jsontext.Value, error) {
 			err = errors.New("there is data after the value")
 		}
 	}
-	return nil, problemOf(asap.CodeParseError, fmt.Sprintf("The body is not valid JSON: %v.", err))
+	return nil, problemOf(asap.CodeParseError, fmt.Sprintf("The body is not valid JSON: %s.", strings.TrimPrefix(err.Error(), "jsontext: ")))
 }
 
 // report reads one report and checks that the caller may make it: the operator,

@@ -249,7 +249,7 @@ func TestProviderRotates(t *testing.T) {
 		t.Errorf("while it is down: %s %s", res.Status, body)
 	}
 	res, body = n.request(t, "", http.MethodPost, "/asap", rpc(taskOwner), "Authorization", "Bearer "+token)
-	if res.StatusCode != http.StatusServiceUnavailable || body != `{"detail":"Authentication service unavailable"}` {
+	if res.StatusCode != http.StatusServiceUnavailable || body != `{"detail":"Authentication service unavailable","code":"authentication_unavailable"}` {
 		t.Errorf("while it is down: %s %s", res.Status, body)
 	}
 	if res, _ := n.request(t, "", http.MethodGet, "/usage", "", "Authorization", n.token(t, taskOwner)); res.StatusCode != http.StatusOK {

@@ -345,7 +345,9 @@ func (n *Node) ledgerFile() string {
 func (n *Node) Greeting() string {
 	var b strings.Builder
 	first := n.hosted[0]
-	line := func(what, format string, args ...any) { fmt.Fprintf(&b, "  %-14s  %s\n", what, fmt.Sprintf(format, args...)) }
+	line := func(what, format string, args ...any) {
+		fmt.Fprintf(&b, "  %-14s  %s\n", what, fmt.Sprintf(format, args...))
+	}
 	fmt.Fprintf(&b, "asap %s serves at %s\n", asap.Version, n.URL())
 	read := "--data " + n.config.Data
 	if n.ledgerFile() != "" {
