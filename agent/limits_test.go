@@ -257,10 +257,10 @@ func TestAuthStatus(t *testing.T) {
 		status     int
 		body       string
 	}{
-		{ErrNoCredentials, true, 401, `{"detail":"Authentication required"}`},
-		{ErrBadCredentials, true, 401, `{"detail":"Invalid authentication token"}`},
-		{asap.CodeForbidden.Err("Insufficient scope"), true, 403, `{"detail":"Insufficient scope"}`},
-		{asap.CodeAuthUnavailable.Err("Authentication service unavailable"), true, 503, `{"detail":"Authentication service unavailable"}`},
+		{ErrNoCredentials, true, 401, `{"detail":"Authentication required","code":"`},
+		{ErrBadCredentials, true, 401, `{"detail":"Invalid authentication token","code":"`},
+		{asap.CodeForbidden.Err("Insufficient scope"), true, 403, `{"detail":"Insufficient scope","code":"`},
+		{asap.CodeAuthUnavailable.Err("Authentication service unavailable"), true, 503, `{"detail":"Authentication service unavailable","code":"`},
 		{ErrNoCredentials, false, 200, `"error":"Authentication required","code":"unauthenticated","status_code":401`},
 		{ErrBadCredentials, false, 200, `"error":"Invalid authentication token","code":"unauthenticated","status_code":401`},
 		{asap.CodeForbidden.Err("Insufficient scope"), false, 200, `"error":"Insufficient scope","code":"forbidden","status_code":403`},
