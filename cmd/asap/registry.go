@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -28,19 +29,23 @@ func (a *app) registryCommand() *cobra.Command {
 
 // registryRow is what the commands print of an agent.
 type registryRow struct {
-	ID     string   `json:"id"`
-	Name   string   `json:"name"`
-	Source string   `json:"source"`
-	Skills []string `json:"skills"`
-	SLA    struct {
-		Availability *registryFigure `json:"availability_percent"`
-		LatencyP95   *registryFigure `json:"latency_p95_ms"`
-		ErrorRate    *registryFigure `json:"error_rate_percent"`
-		Score        *registryFigure `json:"sla_score"`
-	} `json:"sla"`
-	Price *struct {
+	ID     string      `json:"id"`
+	Name   string      `json:"name"`
+	Source string      `json:"source"`
+	Skills []string    `json:"skills"`
+	SLA    registrySLA `json:"sla"`
+	// Promised is shown where nothing else is known.
+	Promised registrySLA `json:"promised_sla"`
+	Price    *struct {
 		USD string `json:"max_usd_per_task"`
 	} `json:"price"`
+}
+
+type registrySLA struct {
+	Availability *registryFigure `json:"availability_percent"`
+	LatencyP95   *registryFigure `json:"latency_p95_ms"`
+	ErrorRate    *registryFigure `json:"error_rate_percent"`
+	Score        *registryFigure `json:"sla_score"`
 }
 
 type registryFigure struct {
@@ -68,7 +73,8 @@ func (a *app) registrySearchCommand(flags *nodeFlags) *cobra.Command {
 		Short: "Find agents by words, skill, promises or price",
 		Long: `Lists the agents of a node's registry that match everything that is asked for.
 Figures with a p are what the agent's manifest promises; the others were measured
-by the node. What nobody knows is a dash, and passes no filter.
+by the node. Filters and order go by measured figures, or with --basis promised by
+promises. What nobody knows is a dash, and passes no filter.
 
 With --registry the agents are those of a Lite Registry document, by --skill.`,
 		Example: `  asap registry search translate --min-availability 99.5 --sort latency
@@ -130,7 +136,8 @@ func (a *app) printAgents(raw jsontext.Value) error {
 		if r.Price != nil {
 			price = r.Price.USD
 		}
-		rows[i] = []string{r.ID, r.Name, r.Source, strings.Join(r.Skills, ","), r.SLA.Availability.text(), r.SLA.LatencyP95.text(), r.SLA.ErrorRate.text(), r.SLA.Score.text(), price}
+		rows[i] = []string{r.ID, r.Name, r.Source, strings.Join(r.Skills, ","), cmp.Or(r.SLA.Availability, r.Promised.Availability).text(),
+			cmp.Or(r.SLA.LatencyP95, r.Promised.LatencyP95).text(), cmp.Or(r.SLA.ErrorRate, r.Promised.ErrorRate).text(), r.SLA.Score.text(), price}
 	}
 	if err := a.table([]string{"AGENT", "NAME", "SOURCE", "SKILLS", "AVAILABLE %", "P95 MS", "ERRORS %", "SCORE", "USD"}, rows); err != nil {
 		return err

@@ -113,7 +113,8 @@ type AgentAnswer struct {
 	Skills       []string           `json:"skills"`
 	Capabilities *agentCapabilities `json:"capabilities" doc:"null if there is no manifest"`
 	Endpoints    agentEndpoints     `json:"endpoints"`
-	SLA          agentSLA           `json:"sla"`
+	SLA          agentSLA           `json:"sla" doc:"figures of the basis that counts"`
+	Promised     agentSLA           `json:"promised_sla" doc:"what the manifest promises, whichever basis counts"`
 	Price        *agentPrice        `json:"price" doc:"null if nobody knows"`
 	Keys         []agentKey         `json:"keys" doc:"keys pinned for the agent, oldest first"`
 	RegisteredAt string             `json:"registered_at" format:"date-time"`
@@ -201,13 +202,14 @@ func newAgentAnswer(f *registry.Found) AgentAnswer {
 	if m := f.Manifest; m != nil {
 		answer.Capabilities = &agentCapabilities{m.Capabilities.StatePersistence, m.Capabilities.Streaming, append([]string{}, m.Capabilities.MCPTools...)}
 		if m.SLA != nil {
-			answer.SLA.SupportHours = m.SLA.SupportHours
+			answer.SLA.SupportHours, answer.Promised.SupportHours = m.SLA.SupportHours, m.SLA.SupportHours
 		}
 	}
 	if f.PriceNanoUSD != nil {
 		answer.Price = &agentPrice{metering.NanoUSD(*f.PriceNanoUSD).String(), "price_list"}
 	}
 	answer.SLA.fill(&f.Figures)
+	answer.Promised.fill(&f.Promised)
 	return answer
 }
 

@@ -152,7 +152,8 @@ func testRegistryLife(t *testing.T, store *sqlite.Store) {
 	if p := v["price"].(map[string]any); p["max_usd_per_task"] != "0.05" || p["basis"] != "price_list" {
 		t.Errorf("%v", p)
 	}
-	if sla := n.do("", "GET", mine+"?availability_basis=measured", "").is(200)["sla"].(map[string]any); sla["availability_percent"] != nil || sla["latency_p95_ms"] != nil {
+	if sla := n.do("", "GET", mine+"?availability_basis=measured", "").is(200); sla["sla"].(map[string]any)["availability_percent"] != nil ||
+		sla["promised_sla"].(map[string]any)["availability_percent"].(map[string]any)["basis"] != "promised" {
 		t.Errorf("nothing was measured: %v", sla)
 	}
 	// What is served verifies.

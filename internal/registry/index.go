@@ -201,7 +201,7 @@ func (x *Index) orOwn(b Basis) Basis {
 }
 
 func (it *item) found(b Basis) Found {
-	return Found{Agent: *it.agent, Hosts: it.hosts, Figures: *it.figures(b)}
+	return Found{Agent: *it.agent, Hosts: it.hosts, Figures: *it.figures(b), Promised: it.promised}
 }
 
 // figures returns what is known on that basis.

@@ -107,8 +107,10 @@ func (s Sort) compare(a, b *Position) int {
 type Found struct {
 	Agent
 	// Hosts tells that this node runs the agent, wherever its manifest is from.
-	Hosts   bool
-	Figures Figures
+	Hosts bool
+	// Figures are those of the basis that was asked for, Promised always those of
+	// the manifest.
+	Figures, Promised Figures
 	// PriceNanoUSD is the most a task costs; nil if nobody knows.
 	PriceNanoUSD *int64
 }
