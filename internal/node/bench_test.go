@@ -134,7 +134,7 @@ func fill(b *testing.B, n int) string {
 				Consumer: asap.AgentURN(fmt.Sprintf("urn:asap:agent:customer-%d", k/10%10)),
 				Skill:    [...]string{"search", "write"}[k/100%2], Outcome: metering.Completed, Evidence: metering.SelfReported,
 				TokensIn: &in, TokensOut: &out, APICalls: &calls, DurationMS: new(int64(k % 5000)),
-				Timestamp: end.Add(-span + time.Duration(float64(span)*float64(k)/float64(n))),
+				Timestamp: end.Add(-span + time.Duration(float64(span)*float64(k)/float64(n))).Truncate(time.Microsecond),
 			}
 		}
 		if _, err := l.Record(b.Context(), batch, ledger.Atomic); err != nil {
