@@ -22,8 +22,12 @@ const exportPage = 1000
 // pages fit together. A prune that overtakes it ends it with audit.ErrPruned.
 func (l *Log) Export(ctx context.Context, w io.Writer, format audit.Format) error {
 	var stored Stored
+	var sealed audit.CheckpointRow // one of more entries than there are is evidence
 	if err := l.store.ReadAudit(ctx, func(s Snapshot) (err error) {
-		stored, err = s.Stored()
+		if stored, err = s.Stored(); err != nil {
+			return err
+		}
+		sealed, _, err = s.Newest(math.MaxInt64)
 		return err
 	}); err != nil {
 		return fmt.Errorf("export the audit log: %w", err)
@@ -64,7 +68,7 @@ func (l *Log) Export(ctx context.Context, w io.Writer, format audit.Format) erro
 		}
 		from = min(size, from+exportPage)
 	}
-	if err := l.exportCheckpoints(ctx, out, size); err != nil {
+	if err := l.exportCheckpoints(ctx, out, max(size, sealed.Size)); err != nil {
 		return err
 	}
 	return out.Close()

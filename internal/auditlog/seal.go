@@ -166,6 +166,9 @@ func (s *Sealer) seal(ctx context.Context) error {
 	}
 	s.stored = true
 	s.sealed.Store(state.State.Tree.Size())
+	if next == nil { // that was the note of a run that died; now what came since
+		return s.seal(ctx)
+	}
 	return nil
 }
 
@@ -182,7 +185,7 @@ func (s *Sealer) sign(ctx context.Context, state audit.SignerState) (next *audit
 			head = *stored.Head
 		}
 		if !s.stored && len(state.Note) > 0 {
-			if s.stored, err = s.holds(snap, state); err != nil || !s.stored {
+			if s.stored, err = s.holds(snap, &stored, state); err != nil || !s.stored {
 				return err
 			}
 			s.sealed.Store(state.State.Head.Size)
@@ -206,7 +209,7 @@ func (s *Sealer) sign(ctx context.Context, state audit.SignerState) (next *audit
 // holds tells whether the store has the note of the state. A crash may have come
 // between signing and storing; a store that has newer notes than the signer
 // remembers is not that.
-func (s *Sealer) holds(snap Snapshot, state audit.SignerState) (bool, error) {
+func (s *Sealer) holds(snap Snapshot, stored *Stored, state audit.SignerState) (bool, error) {
 	row, found, err := snap.Newest(math.MaxInt64)
 	if err != nil {
 		return false, err
@@ -214,11 +217,20 @@ func (s *Sealer) holds(snap Snapshot, state audit.SignerState) (bool, error) {
 	if found && row.Size > state.State.Head.Size {
 		return false, fmt.Errorf("%w: the store has a checkpoint of %d entries, the signer remembers %d", audit.ErrSignerState, row.Size, state.State.Head.Size)
 	}
-	if head, err := snap.Stored(); err != nil || head.Head != nil && head.Head.Size < state.State.Head.Size || head.Head == nil && state.State.Head.Size > 0 {
-		if err == nil {
-			err = fmt.Errorf("%w: %d entries were signed", audit.ErrRolledBack, state.State.Head.Size)
+	last := state.State.Head.Size
+	switch {
+	case stored.size() < last:
+		return false, fmt.Errorf("%w: %d entries, %d were signed", audit.ErrRolledBack, stored.size(), last)
+	case last > stored.minIndex():
+		hash, there, err := firstOf(snap.Hashes(last-1, last))
+		if err != nil {
+			return false, err
 		}
-		return false, err
+		if !there || hash != state.State.Head.Hash {
+			return false, fmt.Errorf("%w: entry %d is not the one that was signed last", audit.ErrForked, last-1)
+		}
+	case last > 0 && stored.Prune.HeadHash != state.State.Head.Hash:
+		return false, fmt.Errorf("%w: what was pruned last is not what was signed last", audit.ErrForked)
 	}
 	return found && row.Size == state.State.Head.Size && string(row.Note) == string(state.Note), nil
 }
