@@ -39,6 +39,13 @@ type Notifications interface {
 	Subscribe(ctx context.Context, caller Caller, params jsontext.Value, push func(frame []byte) bool) (unsubscribe func(), err error)
 }
 
+// Positioned is what [Notifications] may be besides: the answer to sla.subscribe
+// then tells where in the log of notifications the subscription begins.
+type Positioned interface {
+	// Position is that of the newest notification; -1 if there is none.
+	Position() int64
+}
+
 // Config is what a [Server] is made of. Agents and Ledger are required.
 type Config struct {
 	// Agents are the hosted ones. An envelope goes to the one it names as

@@ -319,7 +319,11 @@ func (w *session) control(text []byte) bool {
 	}
 	switch string(members.Method) {
 	case `"` + asap.MethodSLASubscribe + `"`:
-		result := object("jsonrpc", "2.0", "result", object("subscribed", true), "id", members.ID)
+		subscribed := object("subscribed", true)
+		if p, ok := w.server.cfg.Notifications.(Positioned); ok {
+			subscribed = object("subscribed", true, "seq", p.Position())
+		}
+		result := object("jsonrpc", "2.0", "result", subscribed, "id", members.ID)
 		if err := w.subscribe(members.Params); err != nil {
 			refused, unavailable := w.server.failed(&call{kind: otherType}, err)
 			if unavailable != nil {

@@ -103,6 +103,11 @@ type SLAConfig struct {
 	For           Duration `yaml:"for" doc:"how long a promise must have been broken before a breach opens"`
 	ResolveAfter  Duration `yaml:"resolve_after" doc:"how long it must have been kept before a breach ends"`
 	ProbeInterval Duration `yaml:"probe_interval" doc:"how often agents are asked whether they are up; a result holds three times as long"`
+	ProbeTimeout  Duration `yaml:"probe_timeout" doc:"how long an agent may take to say how it is"`
+	ProbePrivate  bool     `yaml:"probe_private" doc:"ask agents at loopback and private addresses too, which a node on loopback does in any case"`
+	Canary        string   `yaml:"canary" doc:"URL that answers unless this node is cut off itself; while it does not, nobody is called down"`
+	WebhookURL    string   `yaml:"webhook_url" doc:"where what happens to breaches is posted; empty: nowhere"`
+	WebhookSecret string   `yaml:"webhook_secret" doc:"secret that posts are signed with (HMAC-SHA256), as env:NAME or file:PATH"`
 }
 
 // LogConfig says what is logged and how.
@@ -163,7 +168,7 @@ func Defaults() Config {
 			RequestsBurst: 200, ShutdownDeadline: Duration(8 * time.Second),
 		},
 		Metering: MeteringConfig{AnswerKeep: Duration(24 * time.Hour)},
-		SLA:      SLAConfig{MinTasks: 20, ResolveAfter: Duration(5 * time.Minute), ProbeInterval: Duration(30 * time.Second)},
+		SLA:      SLAConfig{MinTasks: 20, ResolveAfter: Duration(5 * time.Minute), ProbeInterval: Duration(30 * time.Second), ProbeTimeout: Duration(5 * time.Second)},
 		Log:      LogConfig{Level: "info", Format: "text"},
 	}
 }

@@ -30,6 +30,7 @@ import (
 	"github.com/asap-protocol/asap-go/internal/httpapi"
 	"github.com/asap-protocol/asap-go/internal/ledger"
 	"github.com/asap-protocol/asap-go/internal/metering"
+	"github.com/asap-protocol/asap-go/internal/prober"
 	"github.com/asap-protocol/asap-go/internal/registry"
 	"github.com/asap-protocol/asap-go/internal/slawatch"
 	"github.com/asap-protocol/asap-go/internal/sqlite"
@@ -57,6 +58,7 @@ type Node struct {
 	ledger   *ledger.Ledger
 	registry *registry.Index
 	watch    *slawatch.Watch
+	prober   *prober.Prober
 	// hostedIDs are the agents that the node runs itself. It is set before the
 	// ledger runs.
 	hostedIDs map[asap.AgentURN]bool
@@ -168,6 +170,7 @@ func (n *Node) openLedger(ctx context.Context, now func() time.Time) (err error)
 	if err := n.openWatch(ctx); err != nil {
 		return err
 	}
+	n.watch.AddHook(slawatch.LogHook{Log: n.log})
 	ids := asap.NewIDSource()
 	n.ledger, err = ledger.Open(ctx, n.store, ledger.Options{
 		Origin: n.Origin(), Operator: asap.AgentURN(n.config.URN), Now: now, Prices: n.prices.Load(),
@@ -234,6 +237,7 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 		return err
 	}
 	hostAgents(n.registry, hosted, o.Now())
+	n.openProber()
 	if err := n.watchAgents(ctx, hosted); err != nil {
 		return err
 	}
@@ -255,6 +259,7 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 		AllowMetrics:    n.callers.metrics,
 		Limiter:         n.callers.limiter,
 		Ready:           n.ready,
+		Notifications:   news{n.watch, n.store},
 		Logger:          n.log,
 		Clock:           o.Now,
 		Registry:        registered,
@@ -392,6 +397,7 @@ func (n *Node) Run(ctx context.Context) error {
 	group.Go(func() error { return n.housekeeping(gctx) })
 	group.Go(func() error { return n.watch.Run(gctx, n.ledger) })
 	group.Go(func() error { return n.keepMeasuring(gctx) })
+	group.Go(func() error { return n.prober.Run(gctx) })
 	if n.certs != nil {
 		group.Go(func() error { return n.followCertificates(gctx) })
 	}

@@ -1,14 +1,22 @@
 package node
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"sync"
 	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
 
 	asap "github.com/asap-protocol/asap-go"
 	"github.com/asap-protocol/asap-go/agent"
 	"github.com/asap-protocol/asap-go/internal/httpapi"
+	"github.com/asap-protocol/asap-go/internal/metering"
+	"github.com/asap-protocol/asap-go/internal/prober"
 	"github.com/asap-protocol/asap-go/internal/registry"
 	"github.com/asap-protocol/asap-go/internal/sla"
 	"github.com/asap-protocol/asap-go/internal/slawatch"
@@ -64,6 +72,8 @@ func (n *Node) watchAgents(ctx context.Context, hosted []*agent.Agent) error {
 		n.hostedIDs[a.URN()] = true
 		ids = append(ids, string(a.URN()))
 		n.watch.SetAgent(slawatch.Agent{ID: string(a.URN()), SLA: a.Manifest().SLA})
+		// All hosted agents answer at one place, in the name of the first.
+		n.prober.Set(prober.Target{Agent: string(a.URN()), URL: n.URL() + prober.HealthPath, Expect: string(hosted[0].URN()), Own: true})
 	}
 	for i := range stored {
 		if !stored[i].Removed() {
@@ -83,15 +93,111 @@ func (n *Node) followAgents(agents []registry.Agent) {
 		case n.hostedIDs == nil || n.hostedIDs[a.ID]:
 		case a.Removed():
 			n.watch.RemoveAgent(string(a.ID))
+			n.prober.Remove(string(a.ID))
 		case a.Parse() != nil: // it was parsed before it was committed
 		default:
 			watched := slawatch.Agent{ID: string(a.ID)}
+			target := prober.Target{Agent: string(a.ID), Expect: string(a.ID)}
+			var err error
 			if a.Manifest != nil {
 				watched.SLA = a.Manifest.SLA
+				target.URL, err = prober.HealthURL(a.Manifest.Endpoints.ASAP)
+			} else {
+				target.URL, err = healthOf(a.Entry)
 			}
 			n.watch.SetAgent(watched)
+			if err != nil {
+				n.prober.Remove(string(a.ID)) // nobody knows where to ask
+				continue
+			}
+			n.prober.Set(target)
 		}
 	}
+}
+
+// healthOf is where an imported agent tells how it is.
+func healthOf(e *registry.Entry) (string, error) {
+	for _, at := range e.Endpoints {
+		if u, err := prober.HealthURL(at.URL); err == nil {
+			return u, nil
+		}
+	}
+	return "", fmt.Errorf("agent %s has no http address", e.ID)
+}
+
+// openProber makes what asks agents whether they are up.
+func (n *Node) openProber() {
+	c := &n.config.SLA
+	cfg := prober.Config{
+		Interval: time.Duration(c.ProbeInterval), Timeout: time.Duration(c.ProbeTimeout), AllowPrivate: c.ProbePrivate || n.config.Loopback(), Canary: c.Canary, Now: n.now,
+		Report: func(r prober.Result) {
+			if r.Why != "" {
+				n.log.Debug("probe", "agent", r.Agent, "state", r.State.String(), "why", r.Why)
+			}
+			n.watch.Probed(r.Agent, n.config.URN, r.State, r.At)
+		},
+	}
+	if n.certs != nil { // it may demand certificates that the node itself does not have
+		cfg.Own = handled{n}
+	}
+	n.prober = prober.New(cfg)
+}
+
+// handled carries requests to the node's own handler.
+type handled struct{ node *Node }
+
+// RoundTrip implements http.RoundTripper.
+func (h handled) RoundTrip(r *http.Request) (*http.Response, error) {
+	w := &inMemory{header: http.Header{}, status: http.StatusOK}
+	h.node.server.Handler.ServeHTTP(w, r)
+	return &http.Response{Status: http.StatusText(w.status), StatusCode: w.status, Header: w.header, Body: io.NopCloser(&w.body), Request: r}, nil
+}
+
+// inMemory is an answer that is not sent anywhere.
+type inMemory struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+func (w *inMemory) Header() http.Header         { return w.header }
+func (w *inMemory) WriteHeader(status int)      { w.status = status }
+func (w *inMemory) Write(b []byte) (int, error) { return w.body.Write(b) }
+
+// news lets WebSocket clients subscribe to what happens to breaches.
+type news struct {
+	watch *slawatch.Watch
+	store *sqlite.Store
+}
+
+// Position implements agent.Positioned.
+func (s news) Position() int64 { return s.watch.Position() }
+
+// Subscribe implements agent.Notifications. A caller who has proven who it is
+// hears of itself and of agents that have worked for it; the operator, and whoever
+// may call without credentials, of all, as in v1.3.0.
+func (s news) Subscribe(ctx context.Context, caller agent.Caller, params jsontext.Value, push func([]byte) bool) (func(), error) {
+	filter, err := slawatch.ParseFilter(params)
+	if err != nil {
+		return nil, &agent.Refusal{Code: string(asap.CodeInvalidParams), Message: err.Error()}
+	}
+	var allowed func(string) bool
+	if caller.Verified {
+		allowed = func(id string) bool {
+			if id == string(caller.URN) {
+				return true
+			}
+			for _, err := range s.store.Rollups(ctx, metering.Filter{Agent: asap.AgentURN(id), Consumer: caller.URN}, 0) {
+				return err == nil
+			}
+			return false
+		}
+	}
+	end, err := s.watch.Subscribe(ctx, filter, allowed, push)
+	if errors.Is(err, slawatch.ErrEnded) {
+		err = &agent.Refusal{Code: string(asap.CodeShuttingDown), Message: err.Error()}
+	}
+	return end, err
 }
 
 // figuresWindow is what measured figures in the registry are of.

@@ -31,15 +31,15 @@ const (
 type feed struct {
 	log Log
 
-	mu     sync.Mutex // guards what follows
-	recent []ledger.BreachChange
-	base   int64 // changes after it are in recent
-	last   int64
-	subs   map[chan struct{}]struct{} // one token: there are new changes
-	hooks  []*hookQueue
-	ended  chan struct{}
-	closed bool
-	parts  sync.WaitGroup
+	mu              sync.Mutex // guards what follows
+	recent          []ledger.BreachChange
+	base            int64 // changes after it are in recent
+	last            int64
+	subs            map[chan struct{}]struct{} // one token: there are new changes
+	hooks           []*hookQueue
+	ended           chan struct{}
+	running, closed bool
+	parts           sync.WaitGroup
 }
 
 func newFeed(log Log) *feed {
@@ -76,6 +76,16 @@ func (f *feed) publish(changes []ledger.BreachChange) {
 		for i := range changes {
 			h.offer(eventOf(&changes[i]))
 		}
+	}
+}
+
+// start lets the hooks run.
+func (f *feed) start() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.running = true
+	for _, h := range f.hooks {
+		f.parts.Go(func() { h.run(f.ended) })
 	}
 }
 

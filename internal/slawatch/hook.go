@@ -55,13 +55,13 @@ type hookQueue struct {
 	failed, late, dropped atomic.Int64
 }
 
-// AddHook makes a hook be told from now on. The stats may be asked for at any time.
+// AddHook makes a hook be told from now on, while Run runs. The stats may be asked for at any time.
 func (w *Watch) AddHook(hook Hook) (stats func() HookStats) {
 	h := &hookQueue{hook: hook, log: w.opts.Log, queue: make(chan Event, HookQueue)}
 	w.feed.mu.Lock()
 	defer w.feed.mu.Unlock()
-	if !w.feed.closed {
-		w.feed.hooks = append(w.feed.hooks, h)
+	w.feed.hooks = append(w.feed.hooks, h)
+	if w.feed.running && !w.feed.closed {
 		w.feed.parts.Go(func() { h.run(w.feed.ended) })
 	}
 	return func() HookStats { return HookStats{h.failed.Load(), h.late.Load(), h.dropped.Load()} }

@@ -250,6 +250,7 @@ const (
 // Run watches until ctx ends, and then stores the state. An error means that the
 // state cannot be trusted any more; a new Open goes back to the last good one.
 func (w *Watch) Run(ctx context.Context, to Recorder) error {
+	w.feed.start()
 	defer w.feed.close()
 	w.checkpoint = time.Now().Add(checkpointEvery)
 	for {
