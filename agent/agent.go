@@ -76,7 +76,7 @@ func SLA(promise asap.SLADefinition) Option {
 func New(urn, name string, opts ...Option) *Agent {
 	m := asap.Manifest{ID: asap.AgentURN(urn), Name: name, Version: "1.0.0", Description: name, TTLSeconds: 300,
 		Capabilities: asap.Capability{ASAPVersion: asap.DefaultASAPVersion},
-		Endpoints:    asap.Endpoint{ASAP: "http://127.0.0.1:8080/asap"}}
+		Endpoints:    asap.Endpoint{ASAP: defaultEndpoint}}
 	for _, o := range opts {
 		o(&m)
 	}

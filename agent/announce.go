@@ -11,9 +11,17 @@ func (a *Agent) Skills() []string {
 	return ids
 }
 
+// defaultEndpoint is what a manifest announces until somebody knows better.
+const defaultEndpoint = "http://127.0.0.1:8080/asap"
+
 // Announce sets the addresses the manifest gives, as [Endpoints] does, once they
-// are known. Call it before the agent is given to [NewServer].
-func (a *Agent) Announce(asapURL, eventsURL string) { Endpoints(asapURL, eventsURL)(&a.manifest) }
+// are known. An agent that was given others keeps them. Call it before the agent
+// is given to [NewServer].
+func (a *Agent) Announce(asapURL, eventsURL string) {
+	if a.manifest.Endpoints.ASAP == defaultEndpoint {
+		Endpoints(asapURL, eventsURL)(&a.manifest)
+	}
+}
 
 // Manifest returns a copy of what the agent announces; what its pointers and
 // slices lead to is shared and must not be changed.

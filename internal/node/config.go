@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"time"
@@ -21,6 +22,7 @@ import (
 // marks what SIGHUP changes in a running node.
 type Config struct {
 	Listen     string           `yaml:"listen" doc:"address and port to serve on"`
+	PublicURL  string           `yaml:"public_url" doc:"URL that others reach the node at, for the manifests of its agents; empty means the listening address"`
 	Data       string           `yaml:"data" doc:"directory of the node's key, operator token and, with SQLite, its ledger"`
 	Store      string           `yaml:"store" doc:"where the ledger is: sqlite:PATH or memory: (development); empty means sqlite:asap.db in the data directory"`
 	URN        string           `yaml:"urn" doc:"the node's own name, an agent URN: it names the audit log, and tokens for this node are issued to it"`
@@ -188,6 +190,9 @@ func (c *Config) Validate() error {
 	}
 	if key, what := c.validateAuth(host); key != "" {
 		return fail(key, "%s", what)
+	}
+	if u, err := url.Parse(c.PublicURL); c.PublicURL != "" && (err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.RawQuery != "" || u.User != nil) {
+		return fail("public_url", "%q is not a URL such as https://agents.example.com", c.PublicURL)
 	}
 	if c.Data == "" {
 		return fail("data", "a directory is needed")

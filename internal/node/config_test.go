@@ -88,6 +88,7 @@ func TestBadConfiguration(t *testing.T) {
 		{"keys over plain http", "auth: {oidc: {issuer: i, audience: a, jwks_url: \"http://example.com/jwks\"}}\n", "", "an https URL is needed"},
 		{"a password in a URL", "auth: {oidc: {issuer: i, audience: a, jwks_url: \"https://u:hunter2@example.com/jwks\"}}\n", "", "without a password"},
 		{"symmetric algorithm", "auth: {oidc: {issuer: i, audience: a, jwks_url: \"https://example.com/jwks\", algorithms: RS256 HS256}}\n", "", "\"HS256\" is not one of"},
+		{"public URL", "public_url: agents.example.com\n", "", "public_url: \"agents.example.com\" is not a URL"},
 		{"no data", "data: \"\"\n", "", "data: a directory is needed"},
 		{"store", "store: mysql://user:hunter2@host/db\n", "", "mysql:…\" is neither"},
 		{"urn", "urn: node\n", "", "urn: agent URN must look like"},

@@ -348,6 +348,21 @@ func TestSecondNode(t *testing.T) {
 	}
 }
 
+// The manifest of a hosted agent names the node, or what the configuration says.
+func TestManifestNamesTheNode(t *testing.T) {
+	c := testConfig(t.TempDir())
+	n, stop := start(t, c, counter(new(atomic.Int64)))
+	if d, err := newClient(t, n).Manifest(t.Context()); err != nil || d.Manifest.Endpoints.ASAP != n.URL()+"/asap" {
+		t.Errorf("%+v, %v", d, err)
+	}
+	stop()
+	c.PublicURL = "https://agents.example.com/"
+	n, _ = start(t, c, counter(new(atomic.Int64)))
+	if d, err := newClient(t, n).Manifest(t.Context()); err != nil || *d.Manifest.Endpoints.Events != "wss://agents.example.com/asap/ws" {
+		t.Errorf("%+v, %v", d, err)
+	}
+}
+
 // What a price list says is what a task costs, and a reload changes it for the
 // tasks after.
 func TestPricesAndReload(t *testing.T) {

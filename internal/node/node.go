@@ -8,6 +8,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -217,9 +218,11 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 	n.listener = listener
 	hosted := o.Agents
 	for _, a := range n.config.Agents {
-		echo := agent.Echo(a.URN, a.Name)
-		echo.Announce(n.URL()+"/asap", "ws"+strings.TrimPrefix(n.URL(), "http")+"/asap/ws")
-		hosted = append(hosted, echo)
+		hosted = append(hosted, agent.Echo(a.URN, a.Name))
+	}
+	public := cmp.Or(strings.TrimRight(n.config.PublicURL, "/"), n.URL())
+	for _, a := range hosted {
+		a.Announce(public+"/asap", "ws"+strings.TrimPrefix(public, "http")+"/asap/ws")
 	}
 	if len(hosted) == 0 {
 		return fmt.Errorf("%w: agents: a node hosts at least one", ErrConfig)
