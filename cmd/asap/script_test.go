@@ -32,15 +32,22 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			env.Setenv("TOKENS", tokens)
+			docs, err := filepath.Abs("../../docs")
+			if err != nil {
+				return err
+			}
+			env.Setenv("DOCS", docs)
+			env.Setenv("NODE_ADDRESS", "127.0.0.1:0") // until a script knows better
 			env.Setenv("YESTERDAY", time.Now().UTC().AddDate(0, 0, -1).Format(time.RFC3339))
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"status":  scriptStatus,
-			"node":    scriptNode,
-			"forge":   scriptForge,
-			"receipt": scriptReceipt,
-			"expand":  scriptExpand,
+			"status":   scriptStatus,
+			"node":     scriptNode,
+			"forge":    scriptForge,
+			"receipt":  scriptReceipt,
+			"expand":   scriptExpand,
+			"tutorial": scriptTutorial,
 		},
 	})
 }

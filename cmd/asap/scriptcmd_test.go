@@ -4,6 +4,8 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -105,3 +107,35 @@ func scriptReceipt(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Setenv(args[1], r.ID)
 }
+
+// scriptTutorial is the script command
+//
+//	tutorial PAGE FIRST LAST
+//
+// which runs the shell blocks of a page of docs, counted from 1, one after the
+// other. The address of the page's node is replaced by $NODE_ADDRESS, an
+// address or URL. What they
+// print is there for stdout and stderr.
+func scriptTutorial(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: tutorial PAGE FIRST LAST")
+	}
+	page, err := os.ReadFile(filepath.Join(ts.Getenv("DOCS"), args[0]))
+	ts.Check(err)
+	first, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	last, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	blocks := shellBlock.FindAllSubmatch(page, -1)
+	if first < 1 || last > len(blocks) {
+		ts.Fatalf("%s has %d shell blocks", args[0], len(blocks))
+	}
+	var script strings.Builder
+	for _, block := range blocks[first-1 : last] {
+		script.Write(block[1])
+	}
+	text := strings.ReplaceAll(script.String(), "127.0.0.1:8080", strings.TrimPrefix(ts.Getenv("NODE_ADDRESS"), "http://"))
+	ts.Check(ts.Exec("sh", "-eu", "-c", text))
+}
+
+var shellBlock = regexp.MustCompile("(?s)\n```sh\n(.*?)```")

@@ -33,6 +33,9 @@ type Store interface {
 	Budget(ctx context.Context, key ledger.BudgetKey) (ledger.Budget, bool, error)
 	Holds(ctx context.Context) (int64, time.Time, error)
 	Agents(ctx context.Context) ([]registry.Agent, error)
+	Revocations(ctx context.Context) iter.Seq2[ledger.Revocation, error]
+	Revocation(ctx context.Context, key ledger.BudgetKey) (ledger.Revocation, bool, error)
+	ListTokens(ctx context.Context, f ledger.TokenFilter, before int64, limit int) ([]ledger.Token, error)
 }
 
 // Backend is one storage. Open opens it; it is called again after the store it
@@ -75,6 +78,10 @@ func Run(t *testing.T, fresh func(t testing.TB) Backend) {
 		{"Feed", testFeed},
 		{"Registry", testRegistry},
 		{"RegistryRace", testRegistryRace},
+		{"Revocation", testRevocation},
+		{"RevocationUnderLoad", testRevocationUnderLoad},
+		{"Tokens", testTokens},
+		{"BudgetOrder", testBudgetOrder},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, fresh(t)) })
 	}
