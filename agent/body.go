@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/andybalholm/brotli"
 	asap "github.com/asap-protocol/asap-go"
@@ -25,6 +26,29 @@ type httpFailure struct {
 func tooLarge(what string, size, limit int64) *httpFailure {
 	return &httpFailure{http.StatusRequestEntityTooLarge, asap.CodeRequestTooLarge,
 		fmt.Sprintf("%s (%d bytes) exceeds maximum (%d bytes)", what, size, limit)}
+}
+
+// What a refused request still sends is read and thrown away up to this much and
+// for this long.
+const (
+	discardBytes = 64 << 20
+	discardTime  = 5 * time.Second
+)
+
+// discardRest throws away what is left of the body of a request that has been
+// refused, before the refusal, which is short and still buffered, goes out. A
+// connection that is closed on a client that is still sending takes the answer
+// with it (RFC 9112, section 9.6): most clients then see a reset, not a 413.
+func discardRest(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor != 1 || r.ContentLength > discardBytes || r.Header.Get("Expect") != "" {
+		return // a stream can be ended alone; who asks first has sent nothing
+	}
+	timed := http.NewResponseController(w)
+	if timed.SetReadDeadline(time.Now().Add(discardTime)) != nil {
+		return
+	}
+	io.CopyN(io.Discard, r.Body, discardBytes) //nolint:errcheck // as much as there is
+	timed.SetReadDeadline(time.Time{})         //nolint:errcheck // as above
 }
 
 // bodyReader reads request bodies within a limit. The same limit holds for the

@@ -78,6 +78,7 @@ func (s *Server) route(h http.HandlerFunc, methods ...string) http.Handler {
 		if r.ContentLength > s.limits.BodyBytes {
 			f := tooLarge("Request size", r.ContentLength, s.limits.BodyBytes)
 			writeDetail(w, f.status, f.code, f.detail)
+			discardRest(w, r)
 			return
 		}
 		h(w, r)
@@ -90,10 +91,12 @@ func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
 	c.delegation, c.delegationErr = headerDelegation(r)
 	c.caller, c.authErr = s.authenticate(r)
 	if !s.withinRate(w, r, c.caller) {
+		discardRest(w, r)
 		return
 	}
 	if c.authErr != nil && s.cfg.AuthStatus {
 		s.refuseCaller(w, c.authErr)
+		discardRest(w, r)
 		return
 	}
 	// A body has its own time limit: one for the whole connection would also cut
@@ -104,6 +107,7 @@ func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
 	timed.SetReadDeadline(time.Time{}) //nolint:errcheck // as above
 	if failure != nil {
 		writeDetail(w, failure.status, failure.code, failure.detail)
+		discardRest(w, r)
 		return
 	}
 	if key := r.Header.Get("X-Idempotency-Key"); len(key) <= maxIdempotencyKey {
