@@ -42,6 +42,7 @@ func rewrite(t *testing.T, db *sql.DB, from int64, old, now string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer rows.Close()
 	head := audit.GenesisHead(origin)
 	var entries []audit.Entry
 	for rows.Next() {
@@ -90,6 +91,7 @@ func resign(t *testing.T, db *sql.DB, key int) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer rows.Close()
 	var tree audit.CompactRange
 	notes := map[int64][]byte{}
 	roots := map[int64]audit.Hash{}
@@ -287,6 +289,7 @@ func guardNames(t testing.TB) []string {
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer rows.Close()
 		for rows.Next() {
 			var name string
 			if err := rows.Scan(&name); err != nil {

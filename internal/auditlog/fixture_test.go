@@ -212,6 +212,7 @@ func dropGuards(t testing.TB, db *sql.DB) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer rows.Close()
 	var drops []string
 	for rows.Next() {
 		var name string
@@ -221,9 +222,6 @@ func dropGuards(t testing.TB, db *sql.DB) {
 		drops = append(drops, "DROP TRIGGER "+name)
 	}
 	if err := rows.Err(); err != nil {
-		t.Fatal(err)
-	}
-	if err := rows.Close(); err != nil {
 		t.Fatal(err)
 	}
 	exec(t, db, drops...)

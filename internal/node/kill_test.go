@@ -167,6 +167,7 @@ func TestKilledUnderLoad(t *testing.T) {
 	if got := totals(summary); got != sum {
 		t.Errorf("the summary says %+v, the records %+v", got, sum)
 	}
+	checkAuditLog(t, store, dir)
 	audited := auditedTotals(t, dir)
 	if audited != sum {
 		t.Errorf("the audit log says %+v, the records %+v", audited, sum)
