@@ -115,7 +115,7 @@ func TestEveryViewAgrees(t *testing.T) {
 
 // After a purge the totals stay; a calendar that cuts hours says it cannot.
 func TestTotalsAfterAPurge(t *testing.T) {
-	n := newSQLiteNode(t, func(c *Config) { c.Retention = 24 * time.Hour })
+	n := newSQLiteNode(t, func(c *Config) { c.Retention = func() time.Duration { return 24 * time.Hour } })
 	n.seed(
 		event("1", "a", "c", "2026-02-10T18:45:00Z", `,"tokens_in":1,"tokens_out":2`),
 		event("2", "a", "c", "2026-02-20T11:00:00Z", `,"tokens_in":4,"tokens_out":0`),

@@ -73,9 +73,9 @@ type Config struct {
 
 	// Bounds of the time of reports; zero means metering.DefaultBounds.
 	Bounds metering.Bounds
-	// Retention is how long records are kept; 0 means for ever, and a purge
-	// removes nothing.
-	Retention time.Duration
+	// Retention tells how long records are kept at present; 0 means for ever,
+	// and a purge removes nothing. Nil: always 0.
+	Retention func() time.Duration
 	// MaxBodyBytes bounds a request body; 0 means 16 MiB.
 	MaxBodyBytes int64
 	// Version of the software, for the OpenAPI document; empty means asap.Version.
@@ -95,6 +95,9 @@ type API struct {
 func New(cfg Config) *API {
 	if cfg.Bounds == (metering.Bounds{}) {
 		cfg.Bounds = metering.DefaultBounds()
+	}
+	if cfg.Retention == nil {
+		cfg.Retention = func() time.Duration { return 0 }
 	}
 	if cfg.MaxBodyBytes == 0 {
 		cfg.MaxBodyBytes = defaultMaxBody

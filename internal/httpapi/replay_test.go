@@ -108,7 +108,7 @@ func replay(t *testing.T, all recording, newNode func(*testing.T, func(*Config))
 		relaxed := func(c *Config) {
 			c.Bounds = metering.Bounds{MaxAhead: 400 * 24 * time.Hour, MaxLate: 400 * 24 * time.Hour} // of the recording
 			if g.Config.RetentionSeconds != nil {
-				c.Retention = time.Duration(*g.Config.RetentionSeconds) * time.Second
+				c.Retention = func() time.Duration { return time.Duration(*g.Config.RetentionSeconds) * time.Second }
 			}
 		}
 		n := newNode(t, relaxed)

@@ -99,8 +99,8 @@ func (a *API) stats(c *call) error {
 		text := asap.FormatTimestamp(s.Oldest.UTC())
 		answer.Oldest = &text
 	}
-	if a.cfg.Retention > 0 {
-		seconds := int64(a.cfg.Retention / time.Second)
+	if keep := a.cfg.Retention(); keep > 0 {
+		seconds := int64(keep / time.Second)
 		answer.RetentionSeconds = &seconds
 	}
 	return writeJSON(c.w, http.StatusOK, answer)

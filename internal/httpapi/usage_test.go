@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 	_ "time/tzdata" // zones on any machine
 
 	asap "github.com/asap-protocol/asap-go"
@@ -425,7 +426,7 @@ func TestPurgeAndStats(t *testing.T) {
 	if v := n.get("/usage/stats").is(200); v["total_events"] != 2.0 || v["oldest_timestamp"] != "2026-02-10T11:00:00.500000Z" || v["retention_ttl_seconds"] != nil {
 		t.Errorf("%v", v)
 	}
-	short := newNode(t, func(c *Config) { c.Retention = 3600e9; c.Usage, c.Ledger = n, n })
+	short := newNode(t, func(c *Config) { c.Retention = func() time.Duration { return time.Hour }; c.Usage, c.Ledger = n, n })
 	if v := short.post("/usage/purge", "").is(200); v["removed"] != 1.0 || v["before"] != "2026-02-20T11:00:00Z" || v["receipt"] == nil {
 		t.Errorf("%v", v)
 	}

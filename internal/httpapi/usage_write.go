@@ -362,10 +362,11 @@ func (a *API) validate(c *call) error {
 
 // purge removes what is older than the retention. Like v1.3.0 it reads no body.
 func (a *API) purge(c *call) error {
-	if a.cfg.Retention <= 0 {
+	keep := a.cfg.Retention()
+	if keep <= 0 {
 		return writeJSON(c.w, http.StatusOK, purgeAnswer{Status: "purged"})
 	}
-	before := a.cfg.Now().Add(-a.cfg.Retention).UTC().Truncate(time.Second)
+	before := a.cfg.Now().Add(-keep).UTC().Truncate(time.Second)
 	done, err := a.cfg.Ledger.Purge(c.ctx(), before)
 	if err != nil {
 		return err

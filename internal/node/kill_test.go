@@ -38,6 +38,9 @@ func TestMain(m *testing.M) {
 
 // runChild is a node in a process of its own. It says where it is.
 func runChild(dir string) error {
+	if err := spoilDisk(dir); err != nil {
+		return err
+	}
 	n, err := Open(context.Background(), testConfig(dir), Options{Agents: []*agent.Agent{counter(new(atomic.Int64))}, Log: os.Stderr})
 	if err != nil {
 		return err
@@ -50,8 +53,13 @@ func runChild(dir string) error {
 // kills it.
 func startChild(t *testing.T, dir string) (url string, kill func()) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), childData+"="+dir)
+	return runningChild(t, exec.CommandContext(t.Context(), os.Args[0]), dir)
+}
+
+// runningChild starts cmd, which is this test binary, as a node.
+func runningChild(t *testing.T, cmd *exec.Cmd, dir string) (url string, kill func()) {
+	t.Helper()
+	cmd.Env = append(append(os.Environ(), childData+"="+dir), cmd.Env...)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()

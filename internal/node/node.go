@@ -280,7 +280,7 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 	n.agents.Routes(mux)
 	httpapi.New(httpapi.Config{
 		Usage: n.store, Ledger: n.ledger, Audit: n.store, AuditLog: n.auditLog, AuditVKey: n.auditLog.VKey(), AuditKeys: n.auditKeys, DelegationReader: n.store, Delegations: judge, Authenticate: n.callers.rest, Limit: n.callers.limit, AgentKeys: n.callers.keys.AgentKeys, Now: o.Now, Logger: n.log,
-		Retention: time.Duration(n.config.Metering.Retention), MaxBodyBytes: limits.RequestBytes,
+		Retention: func() time.Duration { return time.Duration(n.keep.Load().Retention) }, MaxBodyBytes: limits.RequestBytes,
 		SLA: func(context.Context) (httpapi.SLAReader, error) { return n.watch, nil },
 		Registry: httpapi.RegistryConfig{
 			Index:  func(context.Context) (*registry.Index, error) { return n.registry, nil },
