@@ -18,6 +18,7 @@ import (
 	asap "github.com/asap-protocol/asap-go"
 	"github.com/asap-protocol/asap-go/agent"
 	"github.com/asap-protocol/asap-go/client"
+	"github.com/asap-protocol/asap-go/delegation"
 	"github.com/asap-protocol/asap-go/internal/ledger"
 	"github.com/asap-protocol/asap-go/internal/metering"
 	"github.com/asap-protocol/asap-go/internal/sqlite"
@@ -242,3 +243,28 @@ func (s *sink) Write(p []byte) (int, error) {
 }
 
 var _ io.Writer = (*sink)(nil)
+
+// BenchmarkAuthorizeCached is P6 with the keys of a node and 100,000 revocations
+// loaded: what a delegated request adds before the ledger, once its token was
+// seen.
+func BenchmarkAuthorizeCached(b *testing.B) {
+	c := delegating(b)
+	c.Store = "memory:"
+	n, _ := start(b, c, counter(new(atomic.Int64)))
+	d, err := n.openDelegations(b.Context(), signers{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for i := range 100_000 {
+		d.revoked.Add(agentA, "del_"+strconv.Itoa(i))
+	}
+	now := time.Now()
+	token, _ := chainOf(b, now, []string{"*"}, limits{1, -1}, limits{1, -1}, limits{1, -1})
+	q := delegation.Query{Caller: agentD, Action: delegation.ScopeTaskExecute, Now: now}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := d.Authorize(b.Context(), token, q); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

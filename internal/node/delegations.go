@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	asap "github.com/asap-protocol/asap-go"
@@ -48,7 +47,7 @@ func (n *Node) openDelegations(ctx context.Context, private signers) (*delegatio
 	d := &delegations{
 		revoked: delegation.NewRevocationSet(), signers: private, ledger: n.ledger, store: n.store, ids: asap.NewIDSource(), now: n.now,
 	}
-	d.keys = &issuerKeys{ring: n.callers.keys, revoked: d.revoked}
+	d.keys = &issuerKeys{ring: n.callers.keys, revoked: d.revoked, now: n.now}
 	for r, err := range n.store.Revocations(ctx) {
 		if err != nil {
 			return nil, err
@@ -299,32 +298,92 @@ func (d *delegations) Revoke(ctx context.Context, r ledger.Revocation) error {
 	}
 	d.revoked.Add(done.Issuer, done.TokenID)
 	if strings.HasPrefix(done.TokenID, httpapi.KeyRevocationPrefix) {
-		d.keys.withdrawn.Add(1)
+		d.keys.forget()
 	}
 	d.awaitStarts()
 	return nil
 }
 
 // issuerKeys are the keys of a ring without those that their agents have
-// withdrawn: a revocation of "key:" and the thumbprint.
+// withdrawn: a revocation of "key:" and the thumbprint. What it finds it keeps
+// until forget, and at most for keysKept, as keys may begin and end by the clock.
 type issuerKeys struct {
-	ring      *identity.KeyRing
-	revoked   *delegation.RevocationSet
-	withdrawn atomic.Uint64
+	ring    *identity.KeyRing
+	revoked *delegation.RevocationSet
+	now     func() time.Time
+
+	mu         sync.RWMutex
+	generation uint64                       // guarded by mu
+	found      map[asap.AgentURN]issuerFind // guarded by mu
 }
 
-// Keys implements delegation.KeySource.
-func (k *issuerKeys) Keys(issuer asap.AgentURN, keyID string) []delegation.Key {
-	return slices.DeleteFunc(k.ring.Keys(issuer, keyID), func(key delegation.Key) bool {
+// issuerFind is what is known of an issuer until a time.
+type issuerFind struct {
+	keys  []delegation.Key // not changed
+	epoch uint64
+	until time.Time
+}
+
+const (
+	keysKept   = time.Second
+	maxIssuers = 16 << 10 // kept at once
+)
+
+// find returns the keys of an issuer that are good now.
+func (k *issuerKeys) find(issuer asap.AgentURN) issuerFind {
+	now := k.now()
+	k.mu.RLock()
+	have, ok := k.found[issuer]
+	generation := k.generation
+	k.mu.RUnlock()
+	if ok && now.Before(have.until) {
+		return have
+	}
+	have = issuerFind{epoch: k.ring.Epoch(issuer), until: now.Add(keysKept)}
+	have.keys = slices.DeleteFunc(k.ring.Keys(issuer, ""), func(key delegation.Key) bool {
 		gone, err := k.revoked.Revoked(issuer, httpapi.KeyRevocationPrefix+delegation.Thumbprint(key.Public))
+		if gone || err != nil {
+			have.epoch++
+		}
 		return gone || err != nil
 	})
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.generation == generation { // else this may be old already
+		if k.found == nil || len(k.found) >= maxIssuers {
+			k.found = map[asap.AgentURN]issuerFind{}
+		}
+		k.found[issuer] = have
+	}
+	return have
+}
+
+// forget makes every key be looked for anew: some may have changed.
+func (k *issuerKeys) forget() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.generation++
+	k.found = nil
+}
+
+// Keys implements delegation.KeySource. A link that names a key is good with
+// that key, and with one that has no name.
+func (k *issuerKeys) Keys(issuer asap.AgentURN, keyID string) []delegation.Key {
+	keys := k.find(issuer).keys
+	if keyID == "" {
+		return keys
+	}
+	var named []delegation.Key
+	for _, key := range keys {
+		if key.ID == "" || key.ID == keyID {
+			named = append(named, key)
+		}
+	}
+	return named
 }
 
 // Epoch implements delegation.KeySource.
-func (k *issuerKeys) Epoch(issuer asap.AgentURN) uint64 {
-	return k.ring.Epoch(issuer) + k.withdrawn.Load()
-}
+func (k *issuerKeys) Epoch(issuer asap.AgentURN) uint64 { return k.find(issuer).epoch }
 
 // signers are the keys of the agents for whom the node signs. They are not
 // changed once read.

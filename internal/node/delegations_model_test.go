@@ -255,11 +255,9 @@ func TestLimitsBesideAModel(t *testing.T) {
 					if err != nil || len(records) != 1 || records[0].Outcome != metering.TimedOut {
 						rt.Fatalf("%+v, %v", records, err)
 					}
-					cost := int64(0)
-					if records[0].CostNanoUSD != nil {
-						cost = int64(*records[0].CostNanoUSD)
-					} else {
-						cost = spenderCeiling
+					cost := int64(spenderCeiling) // of one that is not priced
+					if known := records[0].CostNanoUSD; known != nil {
+						cost = int64(*known)
 					}
 					ended(cost)
 				}

@@ -531,6 +531,24 @@ func TestWithdrawnKeys(t *testing.T) {
 	}
 }
 
+// Keys that the operator takes away count no more once they are read again.
+func TestKeysTakenAway(t *testing.T) {
+	c := delegating(t)
+	n, _ := start(t, c, counter(new(atomic.Int64)))
+	token, _ := chainOf(t, time.Now(), []string{"*"}, limits{-1, -1}, limits{-1, -1})
+	caller := as(t, n.URL(), n.config.URN, agentC, token)
+	for _, want := range []string{"", string(asap.CodeDelegationUnknownIssuer)} {
+		_, err := caller.Task(t.Context(), client.TaskCall{Recipient: counterURN, Skill: "count", Input: jsontext.Value(`{"n":1}`)})
+		if code := codeOf(err); code != want {
+			t.Errorf("%q, want %q", code, want)
+		}
+		if err := os.RemoveAll(filepath.Join(c.Data, "keys", "b.pub")); err != nil {
+			t.Fatal(err)
+		}
+		n.Reload(t.Context(), c, nil)
+	}
+}
+
 // One that is bound to a key is good with proof of possession alone.
 func TestProofOfPossession(t *testing.T) {
 	n, _ := start(t, delegating(t), counter(new(atomic.Int64)))

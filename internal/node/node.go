@@ -77,6 +77,7 @@ type Node struct {
 	server   *http.Server
 	listener net.Listener
 	callers  *callers
+	judge    *delegations  // nil until the server is open
 	certs    *certificates // nil: no TLS
 	urlFile  string
 	now      func() time.Time
@@ -177,12 +178,20 @@ func (n *Node) openLedger(ctx context.Context, now func() time.Time) (err error)
 		Origin: n.Origin(), Operator: asap.AgentURN(n.config.URN), Now: now, Prices: n.prices.Load(),
 		LostAnswer: func(t *ledger.Task) []byte { return lostAnswer(t, ids, now()) },
 		AgentsChanged: func(agents []registry.Agent) {
+			defer n.forgetKeys()
 			showAgents(n.registry, agents)
 			n.followAgents(agents)
 		},
 		Committed: n.committed,
 	})
 	return err
+}
+
+// forgetKeys lets a change of keys be seen by whoever verifies delegations.
+func (n *Node) forgetKeys() {
+	if n.judge != nil {
+		n.judge.keys.forget()
+	}
 }
 
 // committed is told what has become durable. It must not block.
@@ -275,6 +284,7 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	n.judge = judge
 	judge.awaitStarts = n.agents.AwaitStarts
 	mux := http.NewServeMux()
 	n.agents.Routes(mux)
@@ -488,6 +498,7 @@ func (n *Node) Reload(ctx context.Context, config Config, loadErr error) {
 	if err := n.callers.reload(); err != nil {
 		n.log.Error("keys not reloaded, the last good ones stay in force", "error", err)
 	}
+	n.forgetKeys()
 	if n.certs != nil {
 		n.reloadCertificates(true)
 	}
