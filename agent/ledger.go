@@ -23,9 +23,9 @@ import (
 //
 // Settle MUST be durable when it returns nil, and idempotent by TaskID: once
 // with the first content, the same receipt after. After [ErrUnavailable] it is
-// called again, for Limits.LedgerTimeout. Any other error, or that one to the
-// end, means the outcome is not known to the caller, who will not tell anybody
-// the task succeeded.
+// called again until Admission.ExpiresAt; who waits for the answer is told
+// meanwhile. Any other error means the outcome is not known to the caller, who
+// will not tell anybody the task succeeded.
 //
 // The contexts carry a bound in time; they do not end when a client hangs up.
 type Ledger interface {

@@ -19,6 +19,9 @@ var (
 	errStopping  = errors.New("the server is stopping")
 )
 
+// errNotRecorded is what a caller is told whose task is done and not recorded.
+var errNotRecorded = asap.CodeTaskIndeterminate.Err("the work was done but its record could not be confirmed; ask again with the same envelope id")
+
 // phase is how far a run is with the ledger.
 type phase uint8
 
@@ -61,6 +64,7 @@ type run struct {
 	changed  chan struct{}
 	phase    phase
 	err      error
+	late     error // what those are told who wait while the record cannot be written
 	status   asap.TaskStatus
 	stops    int  // how often it has waited for input
 	parked   bool // the last request was answered with input_required
@@ -201,16 +205,14 @@ func (r *run) end(result any, err error) {
 	answer := r.envelope.Answer(r.server.ids.NewEnvelopeID(now), now, r.agent.URN(), asap.TaskResponseType, payload.AppendJSON(nil))
 	encoded := answer.AppendJSON(nil)
 
-	ctx, cancel := context.WithTimeout(context.Background(), r.server.limits.LedgerTimeout)
-	defer cancel()
-	receipt, err := r.server.settle(ctx, Settlement{
+	receipt, err := r.settle(Settlement{
 		TaskID: r.id, Agent: r.agent.URN(), Consumer: r.consumer, Verified: r.verified, EnvelopeID: r.key.envelope, Skill: r.skill.name,
 		ParentTask: r.parent, TraceID: r.traceID(), Delegation: r.delegation, Use: r.use, Outcome: outcome, FailureCode: code, Quantities: used,
 		StartedAt: r.began.UTC(), EndedAt: now.UTC(), DurationMS: took.Milliseconds(), Answer: encoded,
 	})
 	if err != nil {
 		r.server.log.Error("task not settled", "agent", r.agent.URN(), "skill", r.skill.name, "task", r.id, "outcome", outcome, "error", err)
-		r.refuse(asap.CodeTaskIndeterminate.Err("the work was done but its record could not be confirmed; ask again with the same envelope id"))
+		r.refuse(errNotRecorded)
 		return
 	}
 	answer.Extensions = receipt.extensions()
@@ -242,21 +244,32 @@ const (
 	settleAgainMost  = 2 * time.Second
 )
 
-// settle records how a task ended. The work is done, so a ledger that could not
-// write is asked again until ctx ends or the server stops: a disk that is full
-// for a moment does not make the task one that nobody knows the end of.
-func (s *Server) settle(ctx context.Context, settlement Settlement) (Receipt, error) {
+// settle records how a task ended. The work is done, so a ledger that cannot
+// write is asked again until the task's hold may lapse or the server stops: a
+// disk that is full for a while does not make the task one that nobody knows the
+// end of. Who waits for the answer is told after LedgerTimeout, and may come back.
+func (r *run) settle(settlement Settlement) (Receipt, error) {
+	s := r.server
+	began, last := time.Now(), r.deadline.Add(s.limits.CancelGrace+s.limits.LedgerTimeout) // r.expires, to wait for
 	for pause := settleAgainAfter; ; pause = min(2*pause, settleAgainMost) {
+		ctx, cancel := context.WithTimeout(context.Background(), s.limits.LedgerTimeout)
 		receipt, err := s.ledger.Settle(ctx, settlement)
-		if err == nil || !errors.Is(err, ErrUnavailable) {
+		cancel()
+		if err == nil || !errors.Is(err, ErrUnavailable) || time.Until(last) < pause {
 			return receipt, err
+		}
+		if time.Since(began) >= s.limits.LedgerTimeout {
+			r.mu.Lock()
+			if r.late == nil {
+				s.log.Error("task not settled yet", "agent", r.agent.URN(), "skill", r.skill.name, "task", r.id, "error", err)
+				r.late = errNotRecorded
+				r.wake()
+			}
+			r.mu.Unlock()
 		}
 		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return Receipt{}, err
 		case <-s.base.Done():
 			timer.Stop()
 			return Receipt{}, err
@@ -387,14 +400,18 @@ func (r *run) wake() {
 	r.changed = make(chan struct{})
 }
 
-// wait returns once done, which is called with r.mu held, says so.
+// wait returns once done, which is called with r.mu held, says so, and with an
+// error when that will take too long.
 func (r *run) wait(ctx context.Context, done func() bool) error {
 	for {
 		r.mu.Lock()
-		ok, changed := done(), r.changed
+		ok, changed, late := done(), r.changed, r.late
 		r.mu.Unlock()
-		if ok {
+		switch {
+		case ok:
 			return nil
+		case late != nil:
+			return late
 		}
 		select {
 		case <-changed:

@@ -226,19 +226,26 @@ func TestDuplicatesRunOnce(t *testing.T) {
 // What a ledger cannot write for a while is written when it can; what it can not
 // write at all is told.
 func TestSettledWhenTheLedgerIsBack(t *testing.T) {
+	const (
+		done    = `{"result":{"envelope":{"payload":{"status":"completed"},"extensions":{"asap-receipt":"*"}}}}`
+		unknown = `{"error":{"data":{"code":"task_indeterminate"}}}`
+	)
 	for _, c := range []struct {
 		name    string
 		away    time.Duration
-		pattern string
+		pattern string // of the first answer
+		retry   string // of that a minute later
 		records int
 	}{
-		{"in time", 20 * time.Second, `{"result":{"envelope":{"payload":{"status":"completed"},"extensions":{"asap-receipt":"*"}}}}`, 1},
-		{"too late", time.Hour, `{"error":{"data":{"code":"task_indeterminate"}}}`, 0},
+		{"soon", 20 * time.Second, done, done, 1},
+		{"late", 60 * time.Second, unknown, done, 1},
+		{"never", time.Hour, unknown, unknown, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
+				runs := 0
 				a := New("urn:asap:agent:stage", "Stage")
-				a.Handle("work", func(context.Context, *Task) (any, error) { return nil, nil })
+				a.Handle("work", func(context.Context, *Task) (any, error) { runs++; return nil, nil })
 				ledger, back := newLedger(), time.Now().Add(c.away)
 				ledger.onSettle = func(Settlement) error {
 					if time.Now().Before(back) {
@@ -248,8 +255,10 @@ func TestSettledWhenTheLedgerIsBack(t *testing.T) {
 				}
 				s := newTestServer(t, Config{Agents: []*Agent{a}, Ledger: ledger, AllowUnverified: anybody})
 				expect(t, post(s, request("e1", "work", "")), 200, c.pattern)
-				if n := len(ledger.settled()); n != c.records {
-					t.Errorf("%d records, want %d", n, c.records)
+				time.Sleep(time.Minute)
+				expect(t, post(s, request("e1", "work", "")), 200, c.retry)
+				if n := len(ledger.settled()); n != c.records || runs != 1 {
+					t.Errorf("%d runs, %d records, want %d", runs, n, c.records)
 				}
 			})
 		})
