@@ -231,6 +231,11 @@ func (c *Config) Validate() error {
 	if _, err := c.SLA.policy(); err != nil {
 		return err
 	}
+	if c.SLA.WebhookURL != "" {
+		if err := webhookURL(c.SLA.WebhookURL); err != nil {
+			return fail("sla.webhook_url", "%v", err)
+		}
+	}
 	if c.SLA.ProbeInterval < Duration(time.Millisecond) {
 		return fail("sla.probe_interval", "at least 1ms")
 	}

@@ -51,15 +51,16 @@ type Options struct {
 
 // Node is one running process that hosts agents.
 type Node struct {
-	config   Config
-	log      *slog.Logger
-	level    *slog.LevelVar
-	key      ed25519.PrivateKey
-	store    *sqlite.Store
-	ledger   *ledger.Ledger
-	registry *registry.Index
-	watch    *slawatch.Watch
-	prober   *prober.Prober
+	config        Config
+	log           *slog.Logger
+	level         *slog.LevelVar
+	key           ed25519.PrivateKey
+	store         *sqlite.Store
+	ledger        *ledger.Ledger
+	registry      *registry.Index
+	watch         *slawatch.Watch
+	prober        *prober.Prober
+	webhookSecret []byte
 	// hostedIDs are the agents that the node runs itself. It is set before the
 	// ledger runs.
 	hostedIDs map[asap.AgentURN]bool
@@ -411,6 +412,9 @@ func (n *Node) Run(ctx context.Context) error {
 	group.Go(func() error { return n.watch.Run(gctx, n.ledger) })
 	group.Go(func() error { return n.keepMeasuring(gctx) })
 	group.Go(func() error { return n.prober.Run(gctx) })
+	if n.config.SLA.WebhookURL != "" {
+		group.Go(func() error { return n.deliver(gctx) })
+	}
 	if n.certs != nil {
 		group.Go(func() error { return n.followCertificates(gctx) })
 	}

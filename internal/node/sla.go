@@ -53,6 +53,9 @@ func (n *Node) openWatch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if n.webhookSecret, err = secret(n.config.SLA.WebhookSecret); err != nil {
+		return fmt.Errorf("%w: sla.webhook_secret: %w", ErrConfig, err)
+	}
 	n.watch, err = slawatch.Open(ctx, n.store, n.store, slawatch.Options{
 		Policy: policy, ProbeInterval: time.Duration(n.config.SLA.ProbeInterval), Now: n.now, Log: n.log,
 	})

@@ -63,7 +63,8 @@ type Watch struct {
 // agentFacts are what the engine is told about an agent.
 type agentFacts struct {
 	interval, ttl time.Duration
-	sla           string // canonical JSON; "" promises nothing
+	sla           string      // canonical JSON; "" promises nothing
+	registered    sla.Instant // 0: it will be with the next inputs
 }
 
 // maxQueue bounds what waits to be written to the journal. Beyond it probe
@@ -102,7 +103,7 @@ func Open(ctx context.Context, store Store, log Log, o Options) (*Watch, error) 
 	for i := range saved.Agents {
 		a := &saved.Agents[i]
 		if a.Removed == nil {
-			w.known[a.Agent] = agentFacts{sla: promiseText(a.SLA)} // interval and ttl are told again
+			w.known[a.Agent] = agentFacts{sla: promiseText(a.SLA), registered: a.Registered} // interval and ttl are told again
 		}
 	}
 	for i := range saved.Inputs {
@@ -139,6 +140,9 @@ func (w *Watch) remember(in *Input) {
 	case kindRegister:
 		facts := w.known[in.Agent]
 		facts.interval, facts.ttl = time.Duration(in.IntervalMS)*time.Millisecond, time.Duration(in.TTLMS)*time.Millisecond
+		if facts.registered == 0 {
+			facts.registered = in.At
+		}
 		w.known[in.Agent] = facts
 	case kindPromise:
 		facts := w.known[in.Agent]
@@ -382,7 +386,16 @@ func (w *Watch) take(ends []TaskEnd, last int64) []Input {
 	at := max(w.present, sla.InstantOf(w.opts.Now()))
 	for i := range inputs {
 		w.seq++
-		inputs[i].Seq, inputs[i].At = w.seq, at
+		in := &inputs[i]
+		in.Seq, in.At = w.seq, at
+		switch facts, known := w.known[in.Agent]; {
+		case !known:
+		case in.Kind == kindRegister && facts.registered == 0:
+			facts.registered = at
+			w.known[in.Agent] = facts
+		case in.Kind == kindProbe: // it may have begun while the agent was being registered
+			in.ProbedAt = max(in.ProbedAt, facts.registered)
+		}
 	}
 	w.ceiling = at
 	return inputs
