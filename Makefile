@@ -73,6 +73,12 @@ fuzz: ## run every fuzz target for FUZZTIME (100000x each)
 bench: ## run the benchmarks, briefly (set BENCHTIME for longer runs)
 	$(GO) test -run='^$$' -bench=. -benchmem -benchtime=$(BENCHTIME) ./...
 
+.PHONY: long
+long: ## the long run, for a release: 200 kills, 10,000 random histories of budgets, tasks and corrections
+	ASAP_TEST_KILLS=200 $(GO) test -count=1 -timeout 30m -run 'Kill' ./internal/node ./internal/sqlite
+	$(GO) test -count=1 -timeout 60m -run 'LimitsBesideAModel' ./internal/node -rapid.checks=10000
+	$(GO) test -count=1 -timeout 60m -run 'TestMemory/Histories' ./internal/sqlite -rapid.checks=10000
+
 .PHONY: modules
 modules: ## vet and test the modules nested in the repository
 	@for dir in $(NESTED_MODULES); do echo "--- module $$dir"; (cd $$dir && $(GO) vet ./... && $(GO) test ./...) || exit 1; done

@@ -362,7 +362,7 @@ func TestDelegationsOutliveTheNode(t *testing.T) {
 func TestDelegationsAfterKills(t *testing.T) {
 	dir := t.TempDir()
 	know(t, dir)
-	token, ids := chainOf(t, time.Now(), []string{"*"}, limits{400, -1}, limits{300, -1}, limits{250, -1})
+	token, ids := chainOf(t, time.Now(), []string{"*"}, limits{400, 600e6}, limits{300, -1}, limits{250, 500e6})
 	var answered atomic.Int64
 	rounds := 10
 	if testing.Short() {
@@ -400,6 +400,7 @@ func TestDelegationsAfterKills(t *testing.T) {
 	}
 	n, _ := start(t, testConfig(dir), counter(new(atomic.Int64)))
 	var recorded int64
+	var cost metering.NanoUSD
 	for r, err := range n.store.ExportUsage(t.Context(), metering.Filter{}) {
 		if err != nil {
 			t.Fatal(err)
@@ -408,11 +409,15 @@ func TestDelegationsAfterKills(t *testing.T) {
 			t.Errorf("a record without its delegation: %+v", r)
 		}
 		recorded++
+		cost += *r.CostNanoUSD // a lost task costs its ceiling
 	}
 	for i, limit := range []int64{400, 300, 250} {
 		s := standingOf(t, n, ids[i])
 		if s.Tasks.Used != recorded || s.Tasks.Held != 0 || s.Tasks.Used > limit {
 			t.Errorf("link %d: used %d, held %d of %d; %d recorded", i, s.Tasks.Used, s.Tasks.Held, limit, recorded)
+		}
+		if s.USD.Limit != nil && (s.USD.Used != cost.String() || s.USD.Held != "0") {
+			t.Errorf("link %d: %s dollars used, %s held; the records cost %s", i, s.USD.Used, s.USD.Held, cost)
 		}
 	}
 	if recorded < answered.Load() || answered.Load() == 0 {

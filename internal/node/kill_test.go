@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,7 +42,9 @@ func runChild(dir string) error {
 	if err := spoilDisk(dir); err != nil {
 		return err
 	}
-	n, err := Open(context.Background(), testConfig(dir), Options{Agents: []*agent.Agent{counter(new(atomic.Int64))}, Log: os.Stderr})
+	c := testConfig(dir)
+	c.Metering.Prices = []PriceConfig{{Agent: counterURN, List: jsontext.Value(`{"usd_per_task":"0.001","max_usd_per_task":"0.002"}`)}}
+	n, err := Open(context.Background(), c, Options{Agents: []*agent.Agent{counter(new(atomic.Int64))}, Log: os.Stderr})
 	if err != nil {
 		return err
 	}
@@ -95,6 +98,12 @@ func TestKilledUnderLoad(t *testing.T) {
 	rounds := kills
 	if testing.Short() {
 		rounds = 5
+	}
+	if text := os.Getenv("ASAP_TEST_KILLS"); text != "" { // of the long run
+		var err error
+		if rounds, err = strconv.Atoi(text); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for range rounds {
 		url, kill := startChild(t, dir)
