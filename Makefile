@@ -10,6 +10,10 @@ FUZZTIME  ?= 100000x
 BENCHTIME ?= 0.2s
 COVERFILE ?= coverage.out
 
+# The interpreter that make interop makes its virtual environment with.
+PYTHON    ?= python3
+VENV       = .venv
+
 # Packages in which goroutines meet: those that import what goroutines meet by.
 RACE_PACKAGES = $(shell $(GO) list -f '{{$$p := .ImportPath}}{{range .Imports}}{{if or (eq . "sync") (eq . "sync/atomic") (eq . "golang.org/x/sync/errgroup")}}{{$$p}}{{"\n"}}{{end}}{{end}}' ./... | sort -u)
 
@@ -82,6 +86,18 @@ long: ## the long run, for a release: 200 kills, 10,000 random histories of budg
 .PHONY: modules
 modules: ## vet and test the modules nested in the repository
 	@for dir in $(NESTED_MODULES); do echo "--- module $$dir"; (cd $$dir && $(GO) vet ./... && $(GO) test ./...) || exit 1; done
+
+# The Python release asks for 3.13 and works with 3.11 too.
+.PHONY: interop
+interop: $(VENV)/installed build ## run against the Python release, both ways (needs Python; installs into .venv)
+	@$(VENV)/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 13))' || \
+		echo "note: asap-protocol 1.3.0 requires Python 3.13; installed on $$($(VENV)/bin/python --version) with that requirement ignored"
+	@cd interop && $(GO) run . -asap ../asap -python ../$(VENV)/bin/python
+
+$(VENV)/installed: interop/requirements.txt
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --ignore-requires-python --no-deps -r interop/requirements.txt
+	@touch $@
 
 .PHONY: check
 check: lint tidy-check test race modules ## what CI runs: all of the above, and a short run of every fuzz target
