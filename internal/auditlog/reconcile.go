@@ -32,11 +32,13 @@ type Reconciliation struct {
 	Partial bool    `json:"partial"`
 	Totals  []Total `json:"totals"`
 	// What was compared.
-	Tasks   int64 `json:"tasks"`
-	Records int64 `json:"records"`
-	Purged  int64 `json:"purged_records"` // of the records, only the key is left
-	Budgets int64 `json:"budgets"`
-	Rollups int64 `json:"rollups"` // cells of hours, days and months
+	Tasks       int64 `json:"tasks"`
+	Records     int64 `json:"records"`
+	Purged      int64 `json:"purged_records"` // of the records, only the key is left
+	Budgets     int64 `json:"budgets"`
+	Rollups     int64 `json:"rollups"` // cells of hours, days and months
+	Delegations int64 `json:"delegations"`
+	Revocations int64 `json:"revocations"`
 	// Differences counts faults by reason, Examples shows the first ones.
 	Differences map[audit.Reason]int64 `json:"differences"`
 	Examples    []Difference           `json:"examples"`
@@ -174,7 +176,44 @@ func (r *reconciliation) entry(e *audit.Entry) {
 		r.ended(e)
 	case audit.UsageRecorded, audit.UsageCorrected:
 		r.usage(e)
+	case audit.DelegationCreated:
+		r.out.Delegations++
+		ok, err := r.books.Issued(ledger.BudgetKey{Issuer: asap.AgentURN(e.Actor), TokenID: e.Subject})
+		r.try(func() error { return err })
+		if err == nil && !ok {
+			r.differ(audit.RowMissing, e.Seq, "delegation %s of %s is gone", e.Subject, e.Actor)
+		}
+	case audit.DelegationRevoked:
+		r.revoked(e)
 	}
+}
+
+// revoked compares a revocation; the issuer of its token is one of the parties.
+func (r *reconciliation) revoked(e *audit.Entry) {
+	r.out.Revocations++
+	for _, party := range e.Parties {
+		seq, err := r.books.Revoked(ledger.BudgetKey{Issuer: asap.AgentURN(party), TokenID: e.Subject})
+		r.try(func() error { return err })
+		if err != nil || seq == e.Seq {
+			return
+		}
+	}
+	r.differ(audit.RowMissing, e.Seq, "the revocation of %s is gone", e.Subject)
+}
+
+// compareDelegations finds tokens and revocations that the log does not know.
+func (r *reconciliation) compareDelegations() error {
+	issued, revoked, err := r.books.Delegations(r.min)
+	if err != nil {
+		return err
+	}
+	if !r.out.Partial && issued > r.out.Delegations {
+		r.differ(audit.EntryMissing, -1, "%d delegations were issued, the log knows %d", issued, r.out.Delegations)
+	}
+	if revoked > r.out.Revocations {
+		r.differ(audit.EntryMissing, -1, "%d delegations were revoked, the log knows %d", revoked, r.out.Revocations)
+	}
+	return nil
 }
 
 // tasksUntil passes over the tasks whose entries are not in the log.
@@ -447,6 +486,9 @@ func (r *reconciliation) conclude(v *audit.Verdict) error {
 	}
 	if r.err == nil && !r.out.Partial {
 		r.err = r.compareBudgets()
+	}
+	if r.err == nil {
+		r.err = r.compareDelegations()
 	}
 	if r.err == nil {
 		r.err = r.compareRollups()

@@ -75,6 +75,16 @@ func busy(t *testing.T, w *world, random *rand.Rand) (billable int64) {
 		_, err := w.ledger.Correct(ctx, ledger.Correction{Correction: metering.Correction{ID: fmt.Sprintf("c%d", i), Ref: fmt.Sprintf("r%d", i), Kind: metering.Void, Reason: "test"}})
 		must(err)
 	}
+	for i := range 4 {
+		token := ledger.Token{Issuer: "urn:asap:agent:alice", Delegate: "urn:asap:agent:bob", TokenID: fmt.Sprintf("iss_%d", i), IssuedAt: time.Now().Truncate(time.Second),
+			ExpiresAt: time.Now().Add(time.Hour).Truncate(time.Second), Signed: true}
+		_, err := w.ledger.Issue(ctx, []ledger.Token{token})
+		must(err)
+	}
+	for i := range 2 {
+		_, err := w.ledger.Revoke(ctx, ledger.Revocation{Issuer: "urn:asap:agent:alice", TokenID: fmt.Sprintf("iss_%d", i)})
+		must(err)
+	}
 	must(w.sealer.Seal(ctx))
 	return billable
 }
@@ -134,6 +144,9 @@ func TestReconcile(t *testing.T) {
 		{"a task is gone", `DELETE FROM tasks WHERE task_id = (SELECT task_id FROM tasks WHERE links = 0 AND state = 0 LIMIT 1)`, audit.RowMissing, false},
 		{"a task that never was", `INSERT INTO tasks SELECT 100000, 'ghost', consumer, 'ghost', digest, agent, verified, skill, parent_task, trace_id, 0, null, started_us, null, 0, null, null, null, null, null, null
 			FROM tasks WHERE task_id = 'task_3'`, audit.EntryMissing, false},
+		{"an issued token is gone", `DELETE FROM delegations WHERE token_id = 'iss_3'`, audit.RowMissing, false},
+		{"a revocation is gone", `DELETE FROM revocations WHERE token_id = 'iss_1'`, audit.RowMissing, false},
+		{"a revocation that never was", `INSERT INTO revocations SELECT issuer, 'iss_3', at_us, actor, reason, 10000 FROM revocations WHERE token_id = 'iss_1'`, audit.EntryMissing, false},
 		{"the index of names", `DELETE FROM audit_blocks WHERE urn = 'urn:asap:agent:alice'`, audit.IndexMismatch, false},
 	} {
 		t.Run(c.what, func(t *testing.T) {

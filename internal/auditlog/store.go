@@ -82,6 +82,13 @@ type Books interface {
 	PurgedBefore(seq int64) (bool, error)
 	// Indexed tells whether the index of URNs has a block of 64 entries.
 	Indexed(urn string, block int64) (bool, error)
+	// Issued tells whether the token is kept as one that the node signed; Revoked
+	// returns the seq of the entry of its revocation, -1 if there is none.
+	Issued(key ledger.BudgetKey) (bool, error)
+	Revoked(key ledger.BudgetKey) (entrySeq int64, err error)
+	// Delegations counts the tokens that the node signed, and the revocations whose
+	// entries have at least seq from.
+	Delegations(from int64) (issued, revoked int64, err error)
 	// Budgets yields every counter.
 	Budgets() iter.Seq2[ledger.Budget, error]
 	// Rollups yields every cell.

@@ -223,6 +223,27 @@ func (b books) Indexed(urn string, block int64) (bool, error) {
 	return found != nil, err
 }
 
+func (b books) Issued(key ledger.BudgetKey) (bool, error) {
+	found, err := b.c.one(`SELECT 1 FROM delegations WHERE issuer = ? AND token_id = ? AND signed = 1`, string(key.Issuer), key.TokenID)
+	return found != nil, err
+}
+
+func (b books) Revoked(key ledger.BudgetKey) (int64, error) {
+	seq, err := b.c.one(`SELECT entry_seq FROM revocations WHERE issuer = ? AND token_id = ?`, string(key.Issuer), key.TokenID)
+	if n, ok := seq.(int64); ok {
+		return n, err
+	}
+	return -1, err
+}
+
+func (b books) Delegations(from int64) (issued, revoked int64, err error) {
+	err = b.c.query(`SELECT (SELECT count(*) FROM delegations WHERE signed = 1), (SELECT count(*) FROM revocations WHERE entry_seq >= ?)`, func(r *row) error {
+		issued, revoked = r.int(0), r.int(1)
+		return nil
+	}, from)
+	return issued, revoked, err
+}
+
 func (b books) Budgets() iter.Seq2[ledger.Budget, error] {
 	return rows(b.snapshot, `SELECT issuer, token_id, limit_tasks, limit_nano_usd, used_tasks, held_tasks, used_nano_usd, held_nano_usd, overrun_nano_usd FROM budgets`,
 		func(r *row) (ledger.Budget, error) {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/asap-protocol/asap-go/audit"
+	"github.com/asap-protocol/asap-go/internal/auditlog"
 	"github.com/asap-protocol/asap-go/internal/ledger"
 	"github.com/asap-protocol/asap-go/internal/metering"
 	"github.com/asap-protocol/asap-go/internal/registry"
@@ -24,6 +25,7 @@ import (
 // Store is a ledger.Store with the readers of what it holds.
 type Store interface {
 	ledger.Store
+	auditlog.Store
 	ListUsage(ctx context.Context, f metering.Filter, page metering.Page) ([]metering.Record, error)
 	ExportUsage(ctx context.Context, f metering.Filter) iter.Seq2[metering.Record, error]
 	Rollups(ctx context.Context, f metering.Filter, dims metering.Dims) iter.Seq2[metering.RollupRow, error]
@@ -72,6 +74,7 @@ func Run(t *testing.T, fresh func(t testing.TB) Backend) {
 		{"DropAnswers", testDropAnswers},
 		{"Filters", testFilters},
 		{"AuditFilters", testAuditFilters},
+		{"Checkpoints", testCheckpoints},
 		{"ReadersDuringCommits", testReadersDuringCommits},
 		{"Faults", testFaults},
 		{"Shutdown", testShutdown},
