@@ -269,6 +269,7 @@ func (c *call) ctx() context.Context { return c.r.Context() }
 
 func (a *API) serve(w http.ResponseWriter, r *http.Request, to *route) {
 	c := &call{w: w, r: r}
+	body := r.Body // a handler may bound it
 	err := a.admit(c, to.access)
 	if err == nil {
 		c.params, err = newQuery(r.URL.RawQuery)
@@ -278,5 +279,6 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, to *route) {
 	}
 	if err != nil {
 		a.fail(w, r, err)
+		discardRest(w, r, body)
 	}
 }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json"
 
@@ -81,6 +83,28 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 		a.cfg.Logger.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "code", string(p.Code), "error", err)
 	}
 	writeProblem(w, p)
+}
+
+// What a refused request still sends is read and thrown away up to this much and
+// for this long.
+const (
+	discardBytes = 64 << 20
+	discardTime  = 5 * time.Second
+)
+
+// discardRest throws away what is left of a refused body before the refusal,
+// which is short and still buffered, goes out: a connection that is closed on a
+// client that is still sending takes the answer with it (RFC 9112, section 9.6).
+func discardRest(w http.ResponseWriter, r *http.Request, body io.Reader) {
+	if body == nil || r.ProtoMajor != 1 || r.ContentLength == 0 || r.ContentLength > discardBytes || r.Header.Get("Expect") != "" {
+		return // a stream can be ended alone; who asks first has sent nothing
+	}
+	timed := http.NewResponseController(w)
+	if timed.SetReadDeadline(time.Now().Add(discardTime)) != nil {
+		return
+	}
+	_, _ = io.CopyN(io.Discard, body, discardBytes) // as much as there is
+	_ = timed.SetReadDeadline(time.Time{})
 }
 
 // asProblem maps every error to what strangers are told about it.
