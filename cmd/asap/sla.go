@@ -12,10 +12,15 @@ import (
 )
 
 func (a *app) slaCommand() *cobra.Command {
+	flags := &nodeFlags{}
+	cmds := []*cobra.Command{a.slaStatusCommand(flags), a.slaHistoryCommand(flags), a.slaBreachesCommand(flags), a.slaWatchCommand(flags)}
+	for _, cmd := range cmds {
+		flags.add(cmd)
+	}
 	return group(&cobra.Command{
 		Use:   "sla",
 		Short: "See how agents keep what they promise",
-	}, a.slaReplayCommand())
+	}, append(cmds, a.slaReplayCommand())...)
 }
 
 func (a *app) slaReplayCommand() *cobra.Command {
