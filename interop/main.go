@@ -73,6 +73,11 @@ func run(ctx context.Context, r *report, asapBinary, interpreter, scripts string
 	py.checks(ctx, r, "harness", "harness.py", w.node.url)
 	fmt.Println("# the Python client against our node")
 	py.checks(ctx, r, "Python client", "client.py", w.node.url, w.secure.url, filepath.Join(w.node.data, "operator.token"), w.signedURL, w.signer)
+	token, err := w.cli.run(ctx, "token", "mint", "--key", "python.key", "--agent", "urn:asap:agent:python", "--audience", "urn:asap:agent:node", "--expires-in", "1h")
+	if err != nil {
+		return err
+	}
+	py.checks(ctx, r, "Python client", "strict.py", w.strict.url, filepath.Join(w.strict.data, "operator.token"), token)
 	fmt.Println("# our client against the Python server")
 	callPython(ctx, r, w)
 	fmt.Println("# keys, manifests and delegation tokens, both ways")

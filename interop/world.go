@@ -93,13 +93,15 @@ func (p *process) answers(ctx context.Context, url string, hc *http.Client) erro
 	}
 }
 
-// world is everything that runs: our node, plain and with TLS, the agents of the
+// world is everything that runs: our nodes, the agents of the
 // Python release, and a server of files that the checks make.
 type world struct {
-	dir          string
-	cli          *binary
-	py           *python
-	node, secure *process
+	dir string
+	cli *binary
+	py  *python
+	// node is ours as it comes; secure has TLS; strict demands credentials and
+	// has limits on requests and messages.
+	node, secure, strict *process
 	// agents serves without limits at plain, with v1.3.0's kind of limits at
 	// limited, and with a bearer token at guarded.
 	agents                  *process
@@ -133,6 +135,10 @@ func (w *world) start(ctx context.Context) error {
 		return err
 	}
 	if w.secure, err = w.startNode(ctx, hc, "secure", "--set", "tls.certificate="+w.path("tls.pem"), "--set", "tls.key="+w.path("tls.key")); err != nil {
+		return err
+	}
+	if w.strict, err = w.startNode(ctx, hc, "strict", "--set", "auth.required=true", "--set", "limits.requests_per_second=5", "--set", "limits.requests_burst=3",
+		"--set", "limits.websocket_per_second=10"); err != nil {
 		return err
 	}
 	if err := w.startAgents(ctx, hc); err != nil {
