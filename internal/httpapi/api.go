@@ -244,6 +244,9 @@ func (a *API) Routes(mux *http.ServeMux) {
 			http.Redirect(w, r, path, http.StatusTemporaryRedirect) // as v1.3.0 does
 		})
 	}
+	mux.HandleFunc("GET /sla/{$}", func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "/sla", http.StatusTemporaryRedirect)
+	})
 	doc, err := api.OpenAPI().MarshalJSON()
 	if err != nil {
 		panic("httpapi: the OpenAPI document: " + err.Error()) // the table above is wrong
