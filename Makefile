@@ -100,5 +100,5 @@ $(VENV)/installed: interop/requirements.txt
 	@touch $@
 
 .PHONY: check
-check: lint tidy-check test race modules ## what CI runs: all of the above, and a short run of every fuzz target
+check: lint tidy-check test race modules ## what CI runs: format, linters, go.mod, tests, race detector, nested modules, a short run of every fuzz target
 	$(MAKE) --no-print-directory fuzz FUZZTIME=10000x
