@@ -2,6 +2,7 @@ package identity
 
 import (
 	"crypto/ed25519"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"io/fs"
 	"maps"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -75,6 +77,24 @@ func (r *KeyRing) Replace(keys []Key) error {
 	defer r.mu.Unlock()
 	r.files, r.compromised = files, compromised
 	return nil
+}
+
+// Fingerprint returns a SHA-256 over the keys of the files: equal for equal keys
+// in any order.
+func (r *KeyRing) Fingerprint() [sha256.Size]byte {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	var lines []string
+	for agent, keys := range r.files {
+		for _, k := range keys {
+			lines = append(lines, fmt.Sprintf("%q %q %x %d %d", agent, k.ID, k.Public, k.NotBefore.UnixNano(), k.NotAfter.UnixNano()))
+		}
+	}
+	for key := range r.compromised {
+		lines = append(lines, fmt.Sprintf("compromised %x", key))
+	}
+	slices.Sort(lines)
+	return sha256.Sum256([]byte(strings.Join(lines, "\n")))
 }
 
 // Len returns how many agents have keys in the files.

@@ -27,6 +27,7 @@ type OperatorToken struct {
 	mu     sync.Mutex
 	digest [sha256.Size]byte
 	known  bool
+	turns  int
 }
 
 // NewOperatorToken returns a recogniser of the token that read returns. While
@@ -66,7 +67,18 @@ func (o *OperatorToken) matches(digest [sha256.Size]byte) bool {
 func (o *OperatorToken) reload() error {
 	token, err := o.read()
 	if err == nil && token != "" {
-		o.digest, o.known = sha256.Sum256([]byte(token)), true
+		digest := sha256.Sum256([]byte(token))
+		if o.known && digest != o.digest {
+			o.turns++
+		}
+		o.digest, o.known = digest, true
 	}
 	return err
+}
+
+// Rotations returns how often the token has become another one.
+func (o *OperatorToken) Rotations() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.turns
 }

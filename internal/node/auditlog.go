@@ -3,6 +3,8 @@ package node
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -140,7 +142,40 @@ func (n *Node) auditMetrics() []prometheus.Collector {
 const (
 	actConfig    = audit.ConfigChanged
 	actRetention = audit.RetentionChanged
+	actKeys      = "keys.changed"
 )
+
+// keyState is what the log was last told of the keys that say who calls.
+type keyState struct {
+	mu        sync.Mutex
+	files     [sha256.Size]byte
+	rotations int
+}
+
+// recordKeys logs that keys which say who calls have become others: the files of
+// agents' keys, or the operator's token. What was changed while the node was
+// stopped is what it starts with.
+func (n *Node) recordKeys(ctx context.Context) error {
+	n.keysKnown.mu.Lock()
+	defer n.keysKnown.mu.Unlock()
+	files, rotations := n.callers.keys.Fingerprint(), n.callers.auth.Operator.Rotations()
+	if files != n.keysKnown.files {
+		err := n.RecordAct(ctx, actKeys, "agent-keys", map[string]any{
+			"from": hex.EncodeToString(n.keysKnown.files[:]), "to": hex.EncodeToString(files[:]), "agents": n.callers.keys.Len(),
+		})
+		if err != nil {
+			return err
+		}
+		n.keysKnown.files = files
+	}
+	if rotations != n.keysKnown.rotations {
+		if err := n.RecordAct(ctx, actKeys, "operator-token", map[string]any{"rotations": rotations - n.keysKnown.rotations}); err != nil {
+			return err
+		}
+		n.keysKnown.rotations = rotations
+	}
+	return nil
+}
 
 // RecordAct logs an act of the operator, durably: a change of configuration,
 // retention or keys (audit.KeyRotated). details is marshalled as a JSON object.

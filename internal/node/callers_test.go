@@ -461,6 +461,16 @@ func TestKeysReload(t *testing.T) {
 	if a, b := status(n.operator(t)), status(old); a != http.StatusOK || b != http.StatusUnauthorized {
 		t.Errorf("the new operator token: %d, the old one: %d", a, b)
 	}
+	n.Reload(t.Context(), n.config, nil) // tells the log of the token; the broken file changes nothing
+	_, body := n.request(t, "", http.MethodGet, "/audit/logs?event_type=keys.changed", "", "Authorization", n.operator(t))
+	entries := decode[struct {
+		Data []struct {
+			Subject string `json:"subject"`
+		} `json:"data"`
+	}](t, []byte(body)).Data
+	if len(entries) != 2 || entries[0].Subject != "agent-keys" || entries[1].Subject != "operator-token" {
+		t.Errorf("changes of keys in the log: %+v", entries)
+	}
 	config := testConfig(t.TempDir())
 	config.Auth.Keys = n.path("keys")
 	if _, err := Open(t.Context(), config, Options{Agents: n.hosted}); err == nil || !strings.Contains(err.Error(), "broken.pub") {

@@ -78,10 +78,13 @@ type Node struct {
 	server   *http.Server
 	listener net.Listener
 	callers  *callers
-	judge    *delegations  // nil until the server is open
-	certs    *certificates // nil: no TLS
-	urlFile  string
-	now      func() time.Time
+
+	keysKnown keyState
+
+	judge   *delegations  // nil until the server is open
+	certs   *certificates // nil: no TLS
+	urlFile string
+	now     func() time.Time
 }
 
 // Open reads or makes what the data directory holds, recovers the ledger and
@@ -245,6 +248,7 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 	if n.callers, err = newCallers(&n.config, hosted, o.Now, n.log, registeredKeys{n.registry}, private); err != nil {
 		return err
 	}
+	n.keysKnown.files = n.callers.keys.Fingerprint()
 	judge, err := n.openDelegations(ctx, private)
 	if err != nil {
 		return err
@@ -460,6 +464,9 @@ func (n *Node) housekeeping(ctx context.Context) error {
 		if err := n.forget(ctx); err != nil && ctx.Err() == nil {
 			n.log.Error("retention", "error", err)
 		}
+		if err := n.recordKeys(ctx); err != nil && ctx.Err() == nil {
+			n.log.Error("a change of keys is not in the audit log yet", "error", err)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -501,6 +508,9 @@ func (n *Node) reloadCertificates(always bool) {
 func (n *Node) Reload(ctx context.Context, config Config, loadErr error) {
 	if err := n.callers.reload(); err != nil {
 		n.log.Error("keys not reloaded, the last good ones stay in force", "error", err)
+	}
+	if err := n.recordKeys(ctx); err != nil {
+		n.log.Error("a change of keys is not in the audit log yet", "error", err)
 	}
 	n.forgetKeys()
 	if n.certs != nil {
