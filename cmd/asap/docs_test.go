@@ -18,7 +18,7 @@ func TestEveryCommandIsDocumented(t *testing.T) {
 	_, table, _ := strings.Cut(string(page), "\n## Commands\n")
 	table, _, _ = strings.Cut(table, "\n## ")
 	documented := map[string]bool{}
-	for _, row := range regexp.MustCompile("(?m)^\\| (.*?) \\| .* \\|$").FindAllStringSubmatch(table, -1) {
+	for _, row := range regexp.MustCompile(`(?m)^\| (.*?) \| .* \|$`).FindAllStringSubmatch(table, -1) {
 		group := ""
 		for i, quoted := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(row[1], -1) {
 			words := strings.Fields(quoted[1])
