@@ -21,8 +21,8 @@ const (
 	recentChanges = 4096
 	// pushAgain is when a frame that a subscriber had no room for is tried again.
 	pushAgain = 20 * time.Millisecond
-	// patience is how long a subscriber may have no room.
-	patience = 10 * time.Second
+	// Patience is how long a subscriber may have no room.
+	Patience = 5 * time.Second
 	// replayPage is how many changes are read from the log at once.
 	replayPage = 500
 )
@@ -279,7 +279,7 @@ func (s *subscriber) hand(ctx context.Context, frame []byte) bool {
 	}
 	again := time.NewTicker(pushAgain)
 	defer again.Stop()
-	until := time.NewTimer(patience)
+	until := time.NewTimer(Patience)
 	defer until.Stop()
 	for {
 		select {
