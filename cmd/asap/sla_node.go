@@ -338,7 +338,7 @@ func (a *app) watchSLA(ctx context.Context, flags *nodeFlags, params jsontext.Va
 		return refusedErrorf("%w", err)
 	}
 	<-ctx.Done()
-	if cause := context.Cause(ctx); cause != errEnough && !errors.Is(cause, context.Canceled) {
+	if cause := context.Cause(ctx); !errors.Is(cause, errEnough) && !errors.Is(cause, context.Canceled) {
 		return cause
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -297,7 +298,9 @@ func (s *stoppable) stop() {
 	if err := s.server.Close(); err != nil {
 		s.t.Error(err)
 	}
-	<-s.done
+	if err := <-s.done; !errors.Is(err, http.ErrServerClosed) {
+		s.t.Error(err)
+	}
 	s.server = nil
 }
 
