@@ -214,7 +214,7 @@ func configure(c *conn, journal string) error {
 		{"foreign_keys", "ON", "1"},
 		{"trusted_schema", "OFF", "0"},
 		{"temp_store", "MEMORY", "2"},
-		{"cache_size", "-32768", "-32768"},     // KiB
+		{"cache_size", "-12288", "-12288"},     // KiB
 		{"wal_autocheckpoint", "4000", "4000"}, // pages
 	}
 	for _, p := range pragmas {
