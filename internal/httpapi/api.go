@@ -224,6 +224,9 @@ func (a *API) Routes(mux *http.ServeMux) {
 			a.serve(w, req, &r)
 		})
 	}
+	for _, d := range agentRoutes() {
+		d.describe(api)
+	}
 	for path, own := range methods {
 		slices.Sort(own)
 		allow := strings.Join(own, ", ")
