@@ -33,8 +33,10 @@ func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "asap",
 		Short: "Run, call and audit agents that speak ASAP",
-		Long: `asap runs an ASAP node beside or inside an agent, and handles what agents need:
-keys, signed manifests and schemas.
+		Long: `asap runs an ASAP node beside or inside an agent, calls agents, and answers what
+is asked afterwards: who used what, whether it was allowed, whether the promise
+was kept, and how to prove it. It also makes the keys, tokens and signed
+manifests that agents need.
 
 Exit status: 0 done; 1 refused, or a check failed; 2 wrong usage or unusable
 input; 3 a node or its data cannot be reached or read.`,

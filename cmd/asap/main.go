@@ -1,5 +1,5 @@
-// Command asap runs an ASAP node, calls agents, and handles what both need:
-// keys, manifests and schemas. Every command answers in text for people, or in
+// Command asap runs an ASAP node, calls agents, reads what nodes recorded, and
+// makes the keys, tokens and manifests that both need. Every command answers in text for people, or in
 // JSON with --json; results go to standard output, everything else to standard
 // error; the exit status is one of four (see exit.go).
 package main
