@@ -180,7 +180,7 @@ func TestAttacks(t *testing.T) {
 			expected{audit.Forked, 0, 256}, expected{audit.AssuranceTooLow, -1, 0}},
 		{"delete every checkpoint", []string{`DELETE FROM audit_checkpoints`}, nil, expected{audit.CheckpointMissing, -1, 0}, expected{audit.AssuranceTooLow, -1, 0}},
 		{"root of a checkpoint", []string{`UPDATE audit_checkpoints SET root = zeroblob(32) WHERE size = 512`}, nil, expected{audit.CheckpointMismatch, -1, 0}, fine},
-		{"note of a checkpoint", []string{`UPDATE audit_checkpoints SET note = replace(note, 'A', 'B') WHERE size = 512`}, nil, expected{"", -1, 0}, expected{"", -1, 0}},
+		{"note of a checkpoint", []string{`UPDATE audit_checkpoints SET note = replace(note, char(10) || '512' || char(10), char(10) || '513' || char(10)) WHERE size = 512`}, nil, expected{"", -1, 0}, expected{"", -1, 0}},
 		{"a prune that was none", []string{`INSERT INTO audit_prune SELECT 300, hash, x'', 512, 0 FROM audit_entries WHERE seq = 299`, `DELETE FROM audit_entries WHERE seq < 300`},
 			nil, expected{audit.PruneInvalid, 300, 0}, expected{audit.PruneInvalid, 300, 0}},
 	} {
