@@ -214,7 +214,7 @@ func (s *Server) firstAnswer(c *call, r *run) (*asap.Envelope, error) {
 
 // standing answers c with how r stands. r.mu is held.
 func (s *Server) standing(c *call, r *run) *asap.Envelope {
-	if r.phase == settled && r.payload != nil {
+	if r.payload != nil { // settled
 		e := s.answer(c, r.agent, r.payload)
 		e.Extensions = r.answer.Extensions
 		return e

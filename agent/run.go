@@ -217,7 +217,7 @@ func (r *run) end(result any, err error) {
 	}
 	answer.Extensions = receipt.extensions()
 	r.mu.Lock()
-	r.phase, r.answer, r.payload, r.receipt = settled, answer, payload, receipt
+	r.answer, r.payload, r.receipt = answer, payload, receipt
 	r.size = int64(len(encoded) + len(r.envelope.Payload))
 	for i := range r.states {
 		r.size += int64(len(r.states[i].Data))
@@ -231,9 +231,11 @@ func (r *run) end(result any, err error) {
 	}
 	r.watchers = nil
 	r.mu.Unlock()
+	// It is among the retained before anyone sees that it has ended.
 	r.server.runEnded(r, true)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.phase = settled
 	r.wake()
 }
 
