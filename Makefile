@@ -10,9 +10,17 @@ FUZZTIME  ?= 100000x
 BENCHTIME ?= 0.2s
 COVERFILE ?= coverage.out
 
-# The interpreter that make interop makes its virtual environment with.
+# The interpreter that make interop makes its virtual environment with: 3.11 or later.
 PYTHON    ?= python3
 VENV       = .venv
+
+# Installs from the Python index, $(1) being the requirements. A download that fails is
+# tried again, and what was downloaded by then is kept.
+pip_install = for attempt in 1 2 3 4; do \
+		$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --retries 5 --timeout 60 --ignore-requires-python --no-deps -r $(1) && break; \
+		[ $$attempt -lt 4 ] || { echo "the Python packages cannot be installed"; exit 1; }; \
+		echo "installing the Python packages failed; once more"; sleep $$((attempt * 5)); \
+	done
 
 # Packages in which goroutines meet: those that import what goroutines meet by.
 RACE_PACKAGES = $(shell $(GO) list -f '{{$$p := .ImportPath}}{{range .Imports}}{{if or (eq . "sync") (eq . "sync/atomic") (eq . "golang.org/x/sync/errgroup")}}{{$$p}}{{"\n"}}{{end}}{{end}}' ./... | sort -u)
@@ -96,9 +104,9 @@ interop: $(VENV)/installed build ## run against the Python release, both ways (n
 
 $(VENV)/installed: interop/requirements.txt
 	$(PYTHON) -m venv --clear $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --ignore-requires-python --no-deps -r interop/requirements.txt
+	@$(call pip_install,interop/requirements.txt)
 	@touch $@
 
 .PHONY: check
-check: lint tidy-check test race modules ## what CI runs: format, linters, go.mod, tests, race detector, nested modules, a short run of every fuzz target
+check: lint tidy-check test race modules interop ## what CI runs: format, linters, go.mod, tests, race detector, nested modules, the Python release, a short run of every fuzz target
 	$(MAKE) --no-print-directory fuzz FUZZTIME=10000x
