@@ -57,8 +57,11 @@ type Revocation struct {
 	// Concerned are the agents besides that may read of it in the log.
 	Concerned []asap.AgentURN
 
-	At      time.Time // the ledger's to fill in
-	Receipt Receipt   // of the delegation.revoked entry; the ledger's to fill in
+	At time.Time // the ledger's to fill in
+	// ExpiresAt is when the token itself ends; zero where it is not kept. A store
+	// fills it in where it lists revocations.
+	ExpiresAt time.Time
+	Receipt   Receipt // of the delegation.revoked entry; the ledger's to fill in
 }
 
 // Key returns the key of the token that is revoked.

@@ -84,7 +84,7 @@ func (n *Node) forget(ctx context.Context) error {
 		_, err := n.ledger.DropAnswers(ctx, now.Add(-time.Duration(keep.AnswerKeep)))
 		errs = append(errs, err)
 	}
-	errs = append(errs, n.pruneAudit(ctx))
+	errs = append(errs, n.pruneAudit(ctx), n.judge.forgetRevocations(ctx))
 	lost, err := n.ledger.ExpireDue(ctx)
 	if lost > 0 {
 		n.log.Warn("tasks whose outcome is not known were charged their ceiling", "tasks", lost)

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	asap "github.com/asap-protocol/asap-go"
@@ -36,7 +37,8 @@ type delegations struct {
 	store    *sqlite.Store
 	ids      *asap.IDSource
 	now      func() time.Time
-	public   string // URL before the proxy, or ""
+	public   string       // URL before the proxy, or ""
+	readAt   atomic.Int64 // when revocations were read last, in Unix seconds
 	// awaitStarts waits for tasks between admission and handler.
 	awaitStarts func()
 }
@@ -48,11 +50,8 @@ func (n *Node) openDelegations(ctx context.Context, private signers) (*delegatio
 		revoked: delegation.NewRevocationSet(), signers: private, ledger: n.ledger, store: n.store, ids: asap.NewIDSource(), now: n.now,
 	}
 	d.keys = &issuerKeys{ring: n.callers.keys, revoked: d.revoked, now: n.now}
-	for r, err := range n.store.Revocations(ctx) {
-		if err != nil {
-			return nil, err
-		}
-		d.revoked.Add(r.Issuer, r.TokenID)
+	if err := d.readRevocations(ctx); err != nil {
+		return nil, err
 	}
 	if d.roots = delegation.Roots(c.Roots...); len(c.Roots) == 0 {
 		d.roots = func(agent asap.AgentURN) bool { return len(d.keys.Keys(agent, "")) > 0 }
@@ -71,6 +70,41 @@ func (n *Node) openDelegations(ctx context.Context, private signers) (*delegatio
 		RequireProof: c.RequireProof, Remember: nonces.remember,
 	})
 	return d, nil
+}
+
+const (
+	// revocationsKept is how long after a token's end its revocation stays in
+	// memory. In the store it stays.
+	revocationsKept = 24 * time.Hour
+	// revocationsReadEvery is how often the set in memory is gone through.
+	revocationsReadEvery = time.Hour
+)
+
+// readRevocations makes the set in memory that of the store, without those of
+// tokens that have ended for good: their time refuses them, and everything below
+// them.
+func (d *delegations) readRevocations(ctx context.Context) error {
+	now := d.now()
+	for r, err := range d.store.Revocations(ctx) {
+		switch {
+		case err != nil:
+			return err
+		case !r.ExpiresAt.IsZero() && now.Sub(r.ExpiresAt) > revocationsKept:
+			d.revoked.Forget(r.Issuer, r.TokenID)
+		default:
+			d.revoked.Add(r.Issuer, r.TokenID)
+		}
+	}
+	d.readAt.Store(now.Unix())
+	return nil
+}
+
+// forgetRevocations does the same again when it is time; housekeeping calls it.
+func (d *delegations) forgetRevocations(ctx context.Context) error {
+	if since := d.now().Sub(time.Unix(d.readAt.Load(), 0)); since >= 0 && since < revocationsReadEvery {
+		return nil
+	}
+	return d.readRevocations(ctx)
 }
 
 // Authorize implements agent.Delegations.

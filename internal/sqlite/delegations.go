@@ -93,7 +93,8 @@ func (s *Store) Revocations(ctx context.Context) iter.Seq2[ledger.Revocation, er
 	return func(yield func(ledger.Revocation, error) bool) {
 		stopped := errors.New("stopped")
 		err := s.read(ctx, func(q *sql.Tx) error {
-			rows, err := q.QueryContext(ctx, `SELECT issuer, token_id, at_us, actor, reason, entry_seq FROM revocations`)
+			rows, err := q.QueryContext(ctx, `SELECT r.issuer, r.token_id, r.at_us, r.actor, r.reason, r.entry_seq, d.expires_us
+				FROM revocations r LEFT JOIN delegations d ON d.issuer = r.issuer AND d.token_id = r.token_id`)
 			if err != nil {
 				return err
 			}
@@ -101,10 +102,14 @@ func (s *Store) Revocations(ctx context.Context) iter.Seq2[ledger.Revocation, er
 			for rows.Next() {
 				var r ledger.Revocation
 				var us int64
-				if err := rows.Scan(&r.Issuer, &r.TokenID, &us, &r.Actor, &r.Reason, &r.Receipt.Seq); err != nil {
+				var ends *int64
+				if err := rows.Scan(&r.Issuer, &r.TokenID, &us, &r.Actor, &r.Reason, &r.Receipt.Seq, &ends); err != nil {
 					return err
 				}
 				r.At = fromUS(us)
+				if ends != nil {
+					r.ExpiresAt = fromUS(*ends)
+				}
 				if !yield(r, nil) {
 					return stopped
 				}

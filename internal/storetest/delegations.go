@@ -97,14 +97,22 @@ func testRevocation(t *testing.T, b Backend) {
 		r.refused(ledger.ErrInvalid, func() error { _, err := r.ledger.Revoke(r.ctx, bad); return err })
 	}
 	all := map[ledger.BudgetKey]string{}
+	ends := map[ledger.BudgetKey]time.Time{}
 	for v, err := range r.store.Revocations(r.ctx) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		all[v.Key()] = v.Reason
+		all[v.Key()], ends[v.Key()] = v.Reason, v.ExpiresAt
 	}
 	if diff := cmp.Diff(map[ledger.BudgetKey]string{{Issuer: alice, TokenID: "del_root"}: "surrendered", {Issuer: worker, TokenID: "del_leaf"}: ""}, all); diff != "" {
 		t.Error(diff)
+	}
+	// The end of a token is known where the token is.
+	if got := ends[ledger.BudgetKey{Issuer: alice, TokenID: "del_root"}]; !got.Equal(epoch.Add(time.Hour)) {
+		t.Error(got)
+	}
+	if got := ends[ledger.BudgetKey{Issuer: worker, TokenID: "del_leaf"}]; !got.IsZero() {
+		t.Error(got)
 	}
 	if _, found, err := r.store.Revocation(r.ctx, ledger.BudgetKey{Issuer: bob, TokenID: "del_root"}); found || err != nil {
 		t.Error(found, err)
