@@ -25,6 +25,9 @@ pip_install = for attempt in 1 2 3 4; do \
 # Packages in which goroutines meet: those that import what goroutines meet by.
 RACE_PACKAGES = $(shell $(GO) list -f '{{$$p := .ImportPath}}{{range .Imports}}{{if or (eq . "sync") (eq . "sync/atomic") (eq . "golang.org/x/sync/errgroup")}}{{$$p}}{{"\n"}}{{end}}{{end}}' ./... | sort -u)
 
+# Packages with tests that need a PostgreSQL server: files with the build tag postgres.
+POSTGRES_PACKAGES = $(shell grep -rlE --include='*_test.go' '^//go:build .*postgres' --exclude-dir='.?*' . | xargs -r -n 1 dirname | sort -u)
+
 # Modules of their own within the repository, other than the tools.
 NESTED_MODULES = $(shell find . -mindepth 2 -name go.mod -not -path '*/testdata/*' -not -path './tools/*' -exec dirname {} \; | sort)
 
@@ -54,6 +57,7 @@ cover: ## measure statement coverage, per package and in total, into coverage.ou
 .PHONY: lint
 lint: fmt-check ## check the format, then vet and lint everything
 	$(GO) vet ./...
+	$(GO) vet -tags postgres ./...
 	$(GO) tool -modfile=tools/go.mod golangci-lint run ./...
 
 .PHONY: fmt
@@ -91,6 +95,10 @@ long: ## the long run, for a release: 200 kills, 10,000 random histories of budg
 	$(GO) test -count=1 -timeout 60m -run 'LimitsBesideAModel' ./internal/node -rapid.checks=10000
 	$(GO) test -count=1 -timeout 60m -run 'TestMemory/Histories' ./internal/sqlite -rapid.checks=10000
 
+.PHONY: postgres
+postgres: ## run the tests that need PostgreSQL, on a server of their own (needs its programs, uses none that runs)
+	$(GO) test -tags postgres -count=1 $(POSTGRES_PACKAGES)
+
 .PHONY: modules
 modules: ## vet and test the modules nested in the repository
 	@for dir in $(NESTED_MODULES); do echo "--- module $$dir"; (cd $$dir && $(GO) vet ./... && $(GO) test ./...) || exit 1; done
@@ -108,5 +116,5 @@ $(VENV)/installed: interop/requirements.txt
 	@touch $@
 
 .PHONY: check
-check: lint tidy-check test race modules interop ## what CI runs: format, linters, go.mod, tests, race detector, nested modules, the Python release, a short run of every fuzz target
+check: lint tidy-check test race modules interop postgres ## what CI runs: format, linters, go.mod, tests, race detector, nested modules, the Python release, PostgreSQL, a short run of every fuzz target
 	$(MAKE) --no-print-directory fuzz FUZZTIME=10000x
