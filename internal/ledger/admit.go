@@ -125,7 +125,7 @@ func (o *admit) apply(b *book) error {
 	b.take(&p)
 	t := &Task{Seq: p.entries[0].Seq, ID: a.TaskID, Consumer: a.Consumer, EnvelopeID: a.EnvelopeID, Digest: a.Digest, Agent: a.Agent,
 		Verified: a.Verified, Skill: a.Skill, ParentTask: a.ParentTask, TraceID: a.TraceID, Links: a.Links, Ceiling: a.Ceiling,
-		ExpiresAt: a.ExpiresAt, StartedAt: p.entries[0].Timestamp, Started: p.receipt(0)}
+		ExpiresAt: a.ExpiresAt, Instance: b.ledger.instance, StartedAt: p.entries[0].Timestamp, Started: p.receipt(0)}
 	b.know(t)
 	b.changes.NewTasks = append(b.changes.NewTasks, t)
 	o.out = Admitted{TaskID: t.ID, Receipt: t.Started, Budgets: p.budgets}

@@ -72,7 +72,7 @@ func (b *book) run(ctx context.Context, tx Tx, group []*pending) error {
 	for _, p := range group {
 		p.op.more(b, &second)
 	}
-	if len(second.Budgets)+len(second.Rollups)+len(second.Corrections)+len(second.Records) > 0 {
+	if len(second.Budgets)+len(second.Rollups)+len(second.Corrections)+len(second.Records)+len(second.Envelopes) > 0 {
 		if err := b.load(ctx, tx, &second); err != nil {
 			return err
 		}
@@ -90,6 +90,9 @@ func (b *book) load(ctx context.Context, tx Tx, n *Needs) error {
 	}
 	if n.Head {
 		b.head, b.counters, b.purgeable, b.prunable = got.Head, got.Counters, got.Purgeable, got.Prunable
+		if !got.Now.IsZero() {
+			b.now = got.Now.UTC().Truncate(time.Microsecond)
+		}
 		if b.head.Size == 0 {
 			b.head = audit.GenesisHead(b.ledger.opts.Origin)
 		}

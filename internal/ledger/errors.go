@@ -38,10 +38,25 @@ var (
 	// ErrClosed reports a ledger that is shutting down. It is an ErrUnavailable.
 	ErrClosed = fmt.Errorf("%w: shutting down", ErrUnavailable)
 	// ErrOutcomeUnknown reports a commit that may or may not have become durable.
-	// It stops the ledger for good: every later call gets it too, and what is
-	// true is found out by opening the store again.
+	// On a store of one node it stops the ledger for good: every later call gets it
+	// too, and what is true is found out by opening the store again. On a shared
+	// store the ledger finds it out, and stops only if it has to end before.
 	ErrOutcomeUnknown = errors.New("the outcome of a commit is unknown, the ledger has stopped")
 )
+
+// TaskEndedError is the refusal of a settlement that comes too late: the task
+// was released or counted as lost. It changed nothing and is an ErrTaskEnded.
+type TaskEndedError struct {
+	TaskID asap.TaskID
+	As     Replay // how it ended: what everybody is told
+}
+
+func (e *TaskEndedError) Error() string {
+	return fmt.Sprintf("%v: %s was %s", ErrTaskEnded, e.TaskID, e.As.State)
+}
+
+// Unwrap returns ErrTaskEnded.
+func (e *TaskEndedError) Unwrap() error { return ErrTaskEnded }
 
 // Unit is what a limit counts.
 type Unit string

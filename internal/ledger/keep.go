@@ -17,16 +17,10 @@ const removeAtOnce = 2000
 // DefaultAnswerKeep is how long answers are kept for retries.
 const DefaultAnswerKeep = 24 * time.Hour
 
-// recover settles what a dead run left behind, as lost. Run is not running yet.
+// recover settles what dead instances left behind, as lost. Run is not running yet.
 func (l *Ledger) recover(ctx context.Context) error {
-	for {
-		op := &expire{atOnce: MaxGroup}
-		if err := l.alone(ctx, op); err != nil {
-			return err
-		}
-		if op.count < op.atOnce {
-			break
-		}
+	if _, err := l.expireDead(ctx, l.alone); err != nil {
+		return err
 	}
 	// A purge or a prune that was interrupted has moved its mark already.
 	if err := l.removePurged(ctx, l.alone); err != nil {
@@ -46,7 +40,7 @@ func (l *Ledger) alone(ctx context.Context, op operation) error {
 // returns how many. A task that is settled in the meantime is left alone.
 func (l *Ledger) ExpireDue(ctx context.Context) (int, error) {
 	for total := 0; ; {
-		op := &expire{atOnce: MaxGroup, by: l.opts.Now()}
+		op := &expire{atOnce: MaxGroup, by: l.Now()}
 		if err := l.do(ctx, op); err != nil {
 			return total, err
 		}
@@ -57,17 +51,34 @@ func (l *Ledger) ExpireDue(ctx context.Context) (int, error) {
 	}
 }
 
-// expire settles held tasks as lost: all, or those due by a time.
+// expireDead settles, as lost, every held task of an instance that is dead, and
+// returns how many.
+func (l *Ledger) expireDead(ctx context.Context, do func(context.Context, operation) error) (int, error) {
+	for total := 0; ; {
+		op := &expire{atOnce: MaxGroup, beside: l.instance}
+		if err := do(ctx, op); err != nil {
+			return total, err
+		}
+		total += op.count
+		if op.count < op.atOnce {
+			return total, nil
+		}
+	}
+}
+
+// expire settles held tasks as lost: those due by a time, or those of instances
+// that are dead beside one that is not.
 type expire struct {
 	atOnce int
 	by     time.Time
+	beside string
 	lost   []*settle
 	count  int
 }
 
 func (o *expire) weight() int { return MaxGroup } // a group of its own
 func (o *expire) needs(n *Needs) {
-	n.HeldTasks, n.HeldExpiredBy = o.atOnce, o.by
+	n.HeldTasks, n.HeldExpiredBy, n.HeldBeside = o.atOnce, o.by, o.beside
 }
 
 func (o *expire) more(b *book, n *Needs) {

@@ -32,8 +32,14 @@ type Options struct {
 	Origin string
 	// Operator is the actor of what the ledger does by itself (purge).
 	Operator asap.AgentURN
-	// Now is the clock; nil for the system's.
+	// Now is the clock of this machine; nil for the system's. On a shared store the
+	// ledger goes by the store's, see [Ledger.Now].
 	Now func() time.Time
+	// Lead says that the ledger's instance may lead the nodes of a shared store.
+	Lead bool
+	// Recovered is told how many tasks of dead instances were settled while Run
+	// runs. Nil for nobody.
+	Recovered func(tasks int)
 	// Prices are the price lists of the agents to begin with; nil prices nothing.
 	Prices *metering.PriceBook
 	// LostAnswer makes the answer that a retry gets for a task whose node died.
@@ -64,9 +70,18 @@ type Batch struct {
 // Ledger is the one writer of a store. Its methods are safe for concurrent use.
 // Operations are answered only while Run is running; before that they wait.
 type Ledger struct {
-	store Store
-	opts  Options
-	ids   *asap.IDSource
+	store    Store
+	opts     Options
+	ids      *asap.IDSource
+	instance string
+
+	// ahead is how far the store's clock is ahead of Options.Now, in nanoseconds.
+	ahead  atomic.Int64
+	shared bool // by several nodes
+	// leads is until when, by time.Now, the instance leads; nil: it does not.
+	leads atomic.Pointer[time.Time]
+	// ending is closed when Run is to end.
+	ending <-chan struct{}
 
 	queue chan *pending
 
@@ -90,6 +105,21 @@ type pending struct {
 	op   operation
 	err  error
 	done chan struct{}
+	// state tells whether the caller still waits.
+	state atomic.Int32
+}
+
+// The states of a pending operation.
+const (
+	waiting  int32 = iota
+	answered       // done is closed, or about to be
+	deserted       // the caller has gone: it believes that nothing is known
+)
+
+// answer wakes the caller, and tells whether there is one.
+func (p *pending) answer() bool {
+	defer close(p.done)
+	return p.state.CompareAndSwap(waiting, answered)
 }
 
 // operation is one thing to do to the ledger. The closed set of them is in this
@@ -106,9 +136,10 @@ type operation interface {
 	weight() int
 }
 
-// Open returns the ledger of a store after it has settled what a dead run left
-// behind: every task that was started and never ended is recorded as failed and
-// indeterminate, through the same code as Settle. The store stays the caller's
+// Open returns the ledger of a store after it has settled what dead runs left
+// behind: every task that they started and never ended is recorded as failed and
+// indeterminate, through the same code as Settle. On a shared store it is alive
+// from now on, for [InstanceLease] unless Run runs. The store stays the caller's
 // to close, after Run has returned.
 func Open(ctx context.Context, store Store, o Options) (*Ledger, error) {
 	if o.Origin == "" {
@@ -126,12 +157,20 @@ func Open(ctx context.Context, store Store, o Options) (*Ledger, error) {
 	if o.Committed == nil {
 		o.Committed = func(Batch) {}
 	}
+	if o.Recovered == nil {
+		o.Recovered = func(int) {}
+	}
 	if o.AgentsChanged == nil {
 		o.AgentsChanged = func([]registry.Agent) {}
 	}
 	l := &Ledger{store: store, opts: o, ids: asap.NewIDSource(), queue: make(chan *pending, o.Queue), priced: map[string]bool{}}
 	l.prices.Store(o.Prices)
+	l.instance = l.ids.New(o.Now())
+	if err := l.renew(ctx); err != nil {
+		return nil, fmt.Errorf("join the nodes of the store: %w", err)
+	}
 	if err := l.recover(ctx); err != nil {
+		l.leave(ctx)
 		return nil, fmt.Errorf("settle what the last run left behind: %w", err)
 	}
 	return l, nil
@@ -143,6 +182,15 @@ func Open(ctx context.Context, store Store, o Options) (*Ledger, error) {
 func (l *Ledger) Run(ctx context.Context) error {
 	// A commit that has begun is not interrupted.
 	work := context.WithoutCancel(ctx)
+	l.ending = ctx.Done()
+	if l.shared {
+		var beat sync.WaitGroup
+		beat.Go(func() { l.keepAlive(ctx) })
+		defer func() {
+			beat.Wait()
+			l.leave(work)
+		}()
+	}
 	for {
 		select {
 		case first := <-l.queue:
@@ -238,9 +286,12 @@ func (l *Ledger) gather(first *pending) []*pending {
 func (l *Ledger) commit(ctx context.Context, group []*pending) {
 	var b *book
 	err := l.store.Update(ctx, func(tx Tx) error {
-		b = newBook(l.opts.Now(), l)
+		b = newBook(l.Now(), l)
 		return b.run(ctx, tx, group)
 	})
+	if l.shared && errors.Is(err, ErrOutcomeUnknown) {
+		err = l.findOut(ctx, b, err)
+	}
 	switch {
 	case err == nil:
 	case errors.Is(err, ErrOutcomeUnknown):
@@ -252,11 +303,17 @@ func (l *Ledger) commit(ctx context.Context, group []*pending) {
 		l.opts.AgentsChanged(b.changes.Agents)
 	}
 	l.expect = len(group) + len(l.queue)
+	var unwanted []*pending
 	for _, p := range group {
 		if err != nil {
 			p.err = err
 		}
-		close(p.done)
+		if p.answer() || p.err != nil {
+			continue
+		}
+		if a, ok := p.op.(*admit); ok && a.out.Replay == nil {
+			unwanted = append(unwanted, &pending{op: &release{task: a.in.TaskID, reason: "nobody waited for the admission"}, done: make(chan struct{})})
+		}
 	}
 	if err == nil && len(b.changes.Entries) > 0 {
 		l.opts.Committed(b.batch())
@@ -266,16 +323,19 @@ func (l *Ledger) commit(ctx context.Context, group []*pending) {
 			l.priced[list.Hash] = true
 		}
 	}
+	if len(unwanted) > 0 { // their callers took them for not begun, and so they never begin
+		l.commit(ctx, unwanted)
+	}
 }
 
 func (p *pending) release(err error) {
 	p.err = err
-	close(p.done)
+	p.answer()
 }
 
 // do hands an operation over and waits until its group is durable. When ctx
 // ends first the operation may still happen: the caller may ask again under the
-// same key.
+// same key. An admission that still happens is released again.
 func (l *Ledger) do(ctx context.Context, op operation) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -288,6 +348,10 @@ func (l *Ledger) do(ctx context.Context, op operation) error {
 	case <-p.done:
 		return p.err
 	case <-ctx.Done():
+		if !p.state.CompareAndSwap(waiting, deserted) {
+			<-p.done
+			return p.err
+		}
 		return fmt.Errorf("waiting for the ledger: %w", context.Cause(ctx))
 	}
 }

@@ -21,11 +21,17 @@ type gate struct {
 	entered chan int // number of entries of each commit, before it may end
 	pass    chan error
 	head    audit.Head
+	// standing is what Renew says.
+	standing Standing
 }
 
 func newGate() *gate { return &gate{entered: make(chan int), pass: make(chan error)} }
 
 func (g *gate) Close() error { return nil }
+
+func (g *gate) Renew(context.Context, string, bool) (Standing, error) { return g.standing, nil }
+
+func (g *gate) Leave(context.Context, string) error { return nil }
 
 func (g *gate) Update(_ context.Context, f func(Tx) error) error {
 	tx := &gateTx{g: g}

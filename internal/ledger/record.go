@@ -24,7 +24,7 @@ func (l *Ledger) Record(ctx context.Context, reports []Report, mode Mode) ([]Rec
 		return nil, fmt.Errorf("%w: a batch of %d records, more than %d", ErrInvalid, len(reports), MaxBatch)
 	}
 	op := &record{mode: mode, items: make([]item, len(reports)), out: make([]Recorded, len(reports))}
-	now := l.opts.Now().UTC().Truncate(time.Microsecond)
+	now := l.Now().UTC().Truncate(time.Microsecond)
 	for i := range reports {
 		it := &op.items[i]
 		*it = l.prepareReport(&reports[i], now)
@@ -187,7 +187,7 @@ func (o *record) finish(b *book, p *posting, i, at int) {
 // metering.ErrAlreadyVoided. Budgets stay as they are: what was spent was spent.
 func (l *Ledger) Correct(ctx context.Context, c Correction) (Recorded, error) {
 	if c.ID == "" {
-		c.ID = l.ids.New(l.opts.Now())
+		c.ID = l.ids.New(l.Now())
 	}
 	if c.Actor == "" {
 		c.Actor = l.actor()

@@ -67,7 +67,7 @@ func (s *Settlement) digest() [32]byte {
 func (l *Ledger) prepare(o *settle) {
 	o.record = &StoredRecord{Record: o.in.Record, Digest: o.digest}
 	r := &o.record.Record
-	now := l.opts.Now().UTC().Truncate(time.Microsecond)
+	now := l.Now().UTC().Truncate(time.Microsecond)
 	r.TaskID, r.Kind, r.Ref, r.Sequence = o.in.TaskID, metering.Usage, "", 0
 	if r.ID == "" {
 		r.ID = l.ids.New(now)
@@ -110,6 +110,9 @@ func (o *settle) more(b *book, n *Needs) {
 	t := b.tasks[o.in.TaskID]
 	switch {
 	case t == nil:
+		return
+	case t.State == Expired && t.EnvelopeID != "" && !o.lost: // with its answer
+		n.Envelopes = append(n.Envelopes, EnvelopeKey{t.Consumer, t.EnvelopeID})
 		return
 	case t.State != Held:
 		if t.RecordID != "" {
@@ -171,7 +174,7 @@ func (o *settle) apply(b *book) error {
 	case o.lost:
 		return fmt.Errorf("%w: %s", ErrTaskEnded, t.ID)
 	case t.State != Settled:
-		return fmt.Errorf("%w: %s was %s", ErrTaskEnded, t.ID, t.State)
+		return &TaskEndedError{TaskID: t.ID, As: Replay{State: t.State, Answer: t.Answer, Failure: t.Failure, Receipt: t.End}}
 	case t.Settlement != o.digest:
 		return fmt.Errorf("%w: task %s was settled otherwise", ErrConflict, t.ID)
 	default:

@@ -26,6 +26,15 @@ type Store interface {
 	//
 	// f is called at most once. Update is not called concurrently.
 	Update(ctx context.Context, f func(Tx) error) error
+	// Renew says that an instance, a run of a node, is alive. Where several nodes
+	// may use the store at once it is kept for [InstanceLease], and Standing.Now is
+	// the store's clock; a store of one node returns the zero Standing. lead says
+	// that the instance leads or would: leadership is free, or lost by whoever had
+	// it and has not renewed it for [LeadLease]. It does not wait for an Update.
+	Renew(ctx context.Context, instance string, lead bool) (Standing, error)
+	// Leave ends an instance: it is dead and leads no more. A store of one node
+	// does nothing.
+	Leave(ctx context.Context, instance string) error
 	// Close ends the store. No Update may be running.
 	Close() error
 }
@@ -53,10 +62,15 @@ type Needs struct {
 	Revocations []BudgetKey
 	// Tokens asks which of these delegation tokens are kept.
 	Tokens []BudgetKey
-	// HeldTasks asks for at most that many tasks in state Held, oldest first;
-	// with HeldExpiredBy set only for those whose ExpiresAt is set and not after it.
+	// HeldTasks asks for at most that many tasks in state Held, oldest first:
+	// with HeldExpiredBy set those whose ExpiresAt is set and not after it, with
+	// HeldBeside set those of dead instances, asked by an instance that is not. In
+	// a store of one node every other instance is dead.
 	HeldTasks     int
 	HeldExpiredBy time.Time
+	HeldBeside    string
+	// Entry asks for the hash of the entry with that Seq; nil for none.
+	Entry *int64
 	// Prunable asks whether entries before the minimum index are still there.
 	Prunable bool
 	// PurgeBefore asks how many raw records are older.
@@ -75,6 +89,9 @@ type EnvelopeKey struct {
 
 // Loaded answers Needs.
 type Loaded struct {
+	// Now is the store's clock, with Head; zero for a store of one node, which goes
+	// by the clock of that.
+	Now         time.Time
 	Head        audit.Head // the zero Head for an empty log
 	Counters    Counters
 	Tasks       []*Task // found by id, envelope or state; each once
@@ -87,7 +104,8 @@ type Loaded struct {
 	Purgeable   int64
 	Agents      []*registry.Agent // without Manifest and Entry
 	Prunable    bool
-	Breaches    []Breach // some may come twice
+	Breaches    []Breach  // some may come twice
+	Entry       *[32]byte // nil: there is no such entry, or not any more
 }
 
 // Counters are the single values of a store.
@@ -120,6 +138,9 @@ type Task struct {
 	ExpiresAt  time.Time
 	StartedAt  time.Time
 	Started    Receipt
+	// Instance is the run of a node that admitted it. It is kept while the task is
+	// held, and not loaded. To write a new task renews its instance.
+	Instance string
 
 	State   TaskState
 	EndedAt time.Time

@@ -49,6 +49,7 @@ func (t *tx) Load(_ context.Context, n *ledger.Needs) (*ledger.Loaded, error) {
 	step(len(n.Tokens) > 0, l.tokens)
 	step(len(n.Agents) > 0, l.agents)
 	step(n.Prunable, l.prunable)
+	step(n.Entry != nil, l.entry)
 	step(len(n.Breaches) > 0, l.breaches)
 	step(!n.PurgeBefore.IsZero(), l.purgeable)
 	// The links are known only after the tasks.
@@ -113,6 +114,10 @@ func (l *loading) byID(n *ledger.Needs) error {
 
 func (l *loading) held(n *ledger.Needs) error {
 	each := func(r *row) error { l.task(r); return nil }
+	if n.HeldBeside != "" {
+		return l.c.query(`SELECT `+taskColumns+`, NULL, NULL FROM tasks t INDEXED BY tasks_held WHERE t.state = 0 AND t.instance IS NOT ? ORDER BY t.seq LIMIT ?`,
+			each, n.HeldBeside, int64(n.HeldTasks))
+	}
 	if n.HeldExpiredBy.IsZero() {
 		return l.c.query(`SELECT `+taskColumns+`, NULL, NULL FROM tasks t INDEXED BY tasks_held WHERE t.state = 0 ORDER BY t.seq LIMIT ?`, each, int64(n.HeldTasks))
 	}
@@ -266,6 +271,13 @@ func (l *loading) prunable(*ledger.Needs) error {
 	found, err := l.c.one(`SELECT 1 FROM audit_entries WHERE seq < (SELECT max(min_index) FROM audit_prune) LIMIT 1`)
 	l.out.Prunable = found != nil
 	return err
+}
+
+func (l *loading) entry(n *ledger.Needs) error {
+	return l.c.query(`SELECT hash FROM audit_entries WHERE seq = ?`, func(r *row) error {
+		l.out.Entry = new(r.hash(0))
+		return nil
+	}, *n.Entry)
 }
 
 func (r *row) money(i int) *metering.NanoUSD {

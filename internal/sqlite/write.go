@@ -80,11 +80,11 @@ func (t *tx) Write(_ context.Context, c *ledger.Changes) error {
 
 func (t *tx) insertTask(k *ledger.Task) error {
 	_, err := t.c.exec(`INSERT INTO tasks (seq, task_id, consumer, envelope_id, digest, agent, verified, skill, parent_task, trace_id, links,
-		ceiling_nano_usd, started_us, expires_us, state, ended_us, end_seq, record_id, settlement, failure, charged_nano_usd)
-		VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)`,
+		ceiling_nano_usd, started_us, expires_us, state, ended_us, end_seq, record_id, settlement, failure, charged_nano_usd, instance)
+		VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)`,
 		k.Seq, string(k.ID), string(k.Consumer), orNull(string(k.EnvelopeID)), k.Digest[:], string(k.Agent), flag(k.Verified), k.Skill,
 		string(k.ParentTask), k.TraceID, int64(len(k.Links)), money(k.Ceiling), k.StartedAt.UnixMicro(), timeOrNull(k),
-		int64(ledger.Held), nil, nil, nil, nil, nil, nil)
+		int64(ledger.Held), nil, nil, nil, nil, nil, nil, orNull(k.Instance))
 	for i := 0; i < len(k.Links) && err == nil; i++ {
 		_, err = t.c.exec(`INSERT INTO task_links (task_seq, link, issuer, token_id) VALUES (?, ?, ?, ?)`,
 			k.Seq, int64(i), string(k.Links[i].Issuer), k.Links[i].TokenID)
@@ -96,10 +96,10 @@ func (t *tx) endTask(k *ledger.Task) error {
 	var changed int64
 	var err error
 	if k.State == ledger.Released { // the only end that frees the key, and touches its index
-		changed, err = t.c.exec(`UPDATE tasks SET state = ?, envelope_id = NULL, ended_us = ?, end_seq = ?, failure = ? WHERE seq = ?`,
+		changed, err = t.c.exec(`UPDATE tasks SET state = ?, envelope_id = NULL, ended_us = ?, end_seq = ?, failure = ?, instance = NULL WHERE seq = ?`,
 			int64(k.State), k.EndedAt.UnixMicro(), k.End.Seq, orNull(k.Failure), k.Seq)
 	} else {
-		changed, err = t.c.exec(`UPDATE tasks SET state = ?, ended_us = ?, end_seq = ?, record_id = ?, settlement = ?, failure = ?, charged_nano_usd = ? WHERE seq = ?`,
+		changed, err = t.c.exec(`UPDATE tasks SET state = ?, ended_us = ?, end_seq = ?, record_id = ?, settlement = ?, failure = ?, charged_nano_usd = ?, instance = NULL WHERE seq = ?`,
 			int64(k.State), k.EndedAt.UnixMicro(), k.End.Seq, k.RecordID, k.Settlement[:], orNull(k.Failure), money(k.Charged), k.Seq)
 	}
 	if err == nil && changed != 1 {

@@ -33,7 +33,15 @@ func testExpiry(t *testing.T, b Backend) {
 		r.clock.advance(time.Minute)
 	}
 	late := settlement(0)
-	r.refused(ledger.ErrTaskEnded, func() error { _, err := r.ledger.Settle(r.ctx, late); return err })
+	r.refused(ledger.ErrTaskEnded, func() error {
+		_, err := r.ledger.Settle(r.ctx, late)
+		var ended *ledger.TaskEndedError
+		if !errors.As(err, &ended) || ended.As.State != ledger.Expired || ended.As.Failure != ledger.FailureIndeterminate ||
+			string(ended.As.Answer) != "lost task_0" || ended.As.Receipt.EntryID == "" {
+			t.Errorf("a settlement that comes too late: %v, %+v", err, ended)
+		}
+		return err
+	})
 	got := r.admit(admission(0))
 	if got.Replay == nil || got.Replay.State != ledger.Expired || got.Replay.Failure != ledger.FailureIndeterminate || string(got.Replay.Answer) != "lost task_0" {
 		t.Errorf("retry of a lost task: %+v", got.Replay)

@@ -46,6 +46,9 @@ type Backend struct {
 	Open func(ctx context.Context) (Store, error)
 	// Forgets tells that a closed store is empty when it is opened again.
 	Forgets bool
+	// Shared tells that it may be opened several times at once, and that what is
+	// open is one store.
+	Shared bool
 }
 
 // Run runs the suite. fresh makes an empty backend; it is called for each test.
@@ -79,6 +82,9 @@ func Run(t *testing.T, fresh func(t testing.TB) Backend) {
 		{"Faults", testFaults},
 		{"Shutdown", testShutdown},
 		{"Feed", testFeed},
+		{"Deserted", testDeserted},
+		{"Instances", testInstances},
+		{"Nodes", testNodes},
 		{"Registry", testRegistry},
 		{"RegistryRace", testRegistryRace},
 		{"Revocation", testRevocation},
@@ -161,9 +167,9 @@ func (r *rig) tryUp() error {
 		return err
 	}
 	r.store = store
-	var under ledger.Store = store
+	var under ledger.Store = &clocked{store, r.clock}
 	if r.wrap != nil {
-		under = r.wrap(store)
+		under = r.wrap(under)
 	}
 	l, err := ledger.Open(r.ctx, under, ledger.Options{Origin: origin, Operator: operator, Now: r.clock.Now, Prices: r.prices,
 		LostAnswer: func(t *ledger.Task) []byte { return []byte("lost " + t.ID) }, Committed: r.feed, AgentsChanged: r.agents})

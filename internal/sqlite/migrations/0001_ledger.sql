@@ -26,6 +26,7 @@ CREATE TABLE tasks (
     settlement         BLOB,
     failure            TEXT,
     charged_nano_usd   INTEGER,
+    instance           TEXT,                       -- run of a node that holds it; null once it ended
     UNIQUE (consumer, envelope_id),
     CHECK ((state = 0) = (end_seq IS NULL))
 ) STRICT;
