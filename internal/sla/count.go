@@ -71,6 +71,7 @@ func (e *Engine) countIn(a *agent, tier Tier, start Instant, c Counts, latency *
 // close puts an open bucket away.
 func (e *Engine) close(a *agent, tier Tier) error {
 	b := a.open[tier]
+	e.mark(a)
 	a.open[tier] = nil
 	a.closed[tier] = max(a.closed[tier], b.Start)
 	return e.buckets.Put(*b)
@@ -151,13 +152,19 @@ func newSeenTasks() seenTasks {
 }
 
 // add reports whether the task had not been seen.
-func (s *seenTasks) add(now Instant, agentID, taskID string) bool {
+func (s *seenTasks) add(now Instant, o *Outcome) bool {
+	if o.Once && len(s.keys) == 0 {
+		return true
+	}
 	digest := sha256.New()
 	// Writing to a hash cannot fail. No agent id holds a zero byte.
-	_, _ = io.WriteString(digest, agentID+"\x00"+taskID)
+	_, _ = io.WriteString(digest, o.Agent+"\x00"+o.TaskID)
 	key := binary.BigEndian.Uint64(digest.Sum(nil))
 	if _, seen := s.keys[key]; seen {
 		return false
+	}
+	if o.Once {
+		return true
 	}
 	s.keys[key] = struct{}{}
 	slot := TierHour.bucketStart(now)

@@ -29,6 +29,7 @@ type Engine struct {
 	seen    seenTasks
 	orders  int64
 	events  []Event
+	changed []*agent // those that are dirty, in the order in which they became so
 }
 
 // NewEngine returns an engine without agents.
@@ -74,6 +75,7 @@ func (e *Engine) Register(now Instant, r Registration) ([]Event, error) {
 			a.emit = a.noting(e.emit)
 			e.agents[r.Agent] = a
 		}
+		e.mark(a)
 		interval := Instant(r.ProbeInterval.Milliseconds())
 		if interval == 0 {
 			interval = defaultInterval
@@ -167,7 +169,7 @@ func (e *Engine) Ingest(now Instant, o Outcome) ([]Event, error) {
 		case o.At < now-e.policy.LateTasks:
 			a.lateDropped++
 			return nil
-		case o.TaskID != "" && !e.seen.add(now, o.Agent, o.TaskID):
+		case o.TaskID != "" && !e.seen.add(now, &o):
 			return nil
 		}
 		at := min(o.At, now)
@@ -190,6 +192,13 @@ func (e *Engine) Ingest(now Instant, o Outcome) ([]Event, error) {
 		a.lookAt(1, 2, now, &e.policy, a.emit)
 		return nil
 	})
+}
+
+// Saw notes that a task has ended, for an agent whose state knows that already.
+func (e *Engine) Saw(now Instant, o Outcome) {
+	if o.TaskID != "" {
+		e.seen.add(now, &o)
+	}
 }
 
 // Exclude takes planned maintenance. Without notice it is refused unless it is
@@ -234,6 +243,14 @@ func (e *Engine) NextDue() (at Instant, ok bool) {
 	return at, at != never
 }
 
+// mark notes that what is known of a changes.
+func (e *Engine) mark(a *agent) {
+	if !a.dirty {
+		a.dirty = true
+		e.changed = append(e.changed, a)
+	}
+}
+
 func (e *Engine) emit(ev Event) { e.events = append(e.events, ev) }
 
 // withAgent advances to now and then does something to a known agent.
@@ -246,6 +263,7 @@ func (e *Engine) withAgent(now Instant, id string, do func(a *agent) error) ([]E
 		if a.removed != never {
 			return nil // what was under way when it went
 		}
+		e.mark(a)
 		err := do(a)
 		e.schedule(a)
 		return err
@@ -281,7 +299,10 @@ func (e *Engine) advance(now Instant) error {
 		}
 		for len(e.queue) > 0 && e.queue[0].due <= at {
 			a := e.queue[0]
-			a.step(at, &e.policy, a.emit)
+			if at > a.asOf { // else it has been through that
+				e.mark(a)
+				a.step(at, &e.policy, a.emit)
+			}
 			e.reschedule(a, at)
 		}
 	}
@@ -298,7 +319,7 @@ func (e *Engine) advance(now Instant) error {
 func (e *Engine) schedule(a *agent) { e.reschedule(a, e.now) }
 
 func (e *Engine) reschedule(a *agent, now Instant) {
-	e.setDue(a, a.nextDue(now, &e.policy))
+	e.setDue(a, a.nextDue(max(now, a.asOf), &e.policy))
 }
 
 func (e *Engine) setDue(a *agent, due Instant) {

@@ -2,9 +2,12 @@ package sla
 
 import (
 	"bytes"
+	stdcmp "cmp"
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -69,18 +72,20 @@ func testPolicy() Policy {
 }
 
 // apply plays the drawn events of the oracle's generator.
-func (f *feed) apply(number int, ev oracleEvent) {
+func (f *feed) apply(number int, ev oracleEvent) { f.applyTo("a", number, ev) }
+
+func (f *feed) applyTo(agent string, number int, ev oracleEvent) {
 	switch what := ev.what.(type) {
 	case oracleProbe:
-		f.take(f.e.Observe(ev.known, Probe{"a", ev.at, what.state, what.observer}))
+		f.take(f.e.Observe(ev.known, Probe{agent, ev.at, what.state, what.observer}))
 	case oracleTask:
-		o := Outcome{Agent: "a", TaskID: fmt.Sprint(number), At: what.at, Outcome: OutcomeCompleted, LatencyMS: &what.latency}
+		o := Outcome{Agent: agent, TaskID: fmt.Sprint(number), At: what.at, Outcome: OutcomeCompleted, LatencyMS: &what.latency}
 		if what.failed {
 			o.Outcome, o.LatencyMS = OutcomeTimeout, nil
 		}
 		f.take(f.e.Ingest(ev.known, o))
 	case Exclusion:
-		f.take(f.e.Exclude(ev.known, "a", what))
+		f.take(f.e.Exclude(ev.known, agent, what))
 	}
 }
 
@@ -150,6 +155,104 @@ func TestRestoredGoesOn(t *testing.T) {
 		for i := range a {
 			if a[i].Counts != b[i].Counts || !bytes.Equal(a[i].Sketch.Append(nil), b[i].Sketch.Append(nil)) {
 				t.Fatalf("bucket %d: %v, want %v", i, b[i], a[i])
+			}
+		}
+	})
+}
+
+// W7: the state of one agent may be newer than the rest of a snapshot, as it is
+// when a node dies while it stores one.
+func TestRestoredUnevenly(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		events := map[string][]oracleEvent{"a": drawEvents(t, noon), "b": drawEvents(t, noon)}
+		type told struct {
+			agent string
+			i     int
+			oracleEvent
+		}
+		var all []told
+		for agent, list := range events {
+			for i, ev := range list {
+				all = append(all, told{agent, i, ev})
+			}
+		}
+		slices.SortStableFunc(all, func(x, y told) int {
+			return stdcmp.Or(stdcmp.Compare(x.known, y.known), strings.Compare(x.agent, y.agent))
+		})
+		first := rapid.IntRange(0, len(all)).Draw(t, "first")
+		second := rapid.IntRange(first, len(all)).Draw(t, "second")
+		policy := testPolicy()
+		policy.Windows, policy.ResolveAfter = []Window{LastHour, LastDay}, 5*minute
+		start := func(buckets Buckets) *feed {
+			e, err := NewEngine(policy, buckets)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f := &feed{t: t, e: e}
+			for _, agent := range []string{"a", "b"} {
+				f.take(e.Register(noon, Registration{Agent: agent}))
+				f.take(e.Promise(noon, agent, promiseAll()))
+			}
+			return f
+		}
+		whole, saved := NewMemoryBuckets(), NewMemoryBuckets()
+		one := start(whole)
+		var s Snapshot
+		keep := func(agent string) { // what a part of a checkpoint holds
+			for _, b := range whole.All() {
+				if b.Agent == agent {
+					b.Sketch = b.Sketch.Clone()
+					_ = saved.Put(b) // cannot fail
+				}
+			}
+		}
+		look := func(i int) {
+			if i == first {
+				s = one.e.Snapshot()
+				for j := range s.Seen {
+					s.Seen[j].Keys = slices.Clone(s.Seen[j].Keys)
+				}
+				keep("a")
+			}
+			if i == second {
+				for j := range s.Agents {
+					if s.Agents[j].Agent == "b" {
+						s.Agents[j], _ = one.e.AgentSnapshot("b")
+					}
+				}
+				keep("b")
+			}
+		}
+		for i, ev := range all {
+			look(i)
+			one.applyTo(ev.agent, ev.i, ev.oracleEvent)
+		}
+		look(len(all))
+		restored, err := Restore(policy, saved, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		two := &feed{t: t, e: restored}
+		for i := first; i < len(all); i++ {
+			if ev := all[i]; ev.agent == "a" || i >= second {
+				two.applyTo(ev.agent, ev.i, ev.oracleEvent)
+			}
+		}
+		end := one.e.now + 3*hour
+		one.take(one.e.Advance(end))
+		two.take(two.e.Advance(end))
+		x, y := one.e.Snapshot(), two.e.Snapshot()
+		x.Seen, y.Seen = nil, nil // only what was told is
+		if diff := cmp.Diff(x, y, cmpopts.EquateEmpty()); diff != "" {
+			t.Fatalf("another state (-whole +restored):\n%s", diff)
+		}
+		for _, agent := range []string{"a", "b"} {
+			for w := range windowCount {
+				x, _ := one.e.Status(agent, w)
+				y, _ := two.e.Status(agent, w)
+				if diff := cmp.Diff(x, y); diff != "" {
+					t.Fatalf("another status of %s in %s (-whole +restored):\n%s", agent, w, diff)
+				}
 			}
 		}
 	})

@@ -29,6 +29,9 @@ type Outcome struct {
 	// TaskID makes a task count once; the first end of a task wins. An outcome
 	// without one always counts.
 	TaskID string
+	// Once tells that the task surely is not told of again: it need not be
+	// remembered.
+	Once bool
 	// At is when the task ended: for a timeout, the caller's deadline.
 	At      Instant
 	Outcome string

@@ -26,7 +26,12 @@ type SeenTasks struct {
 
 // AgentState is what an engine knows about one agent beyond its Buckets.
 type AgentState struct {
-	Agent          string         `json:"agent"`
+	Agent string `json:"agent"`
+	// AsOf is up to when the state knows everything. Those of one snapshot may be
+	// of different instants, none earlier than the snapshot's: see Restore.
+	AsOf Instant `json:"as_of"`
+	// Mark is for whoever keeps the state, to say what the engine had been told.
+	Mark           int64          `json:"mark,omitzero"`
 	Order          int64          `json:"order"`
 	Registered     Instant        `json:"registered"`
 	Removed        *Instant       `json:"removed"`
@@ -82,14 +87,49 @@ type TrackerState struct {
 func (e *Engine) Snapshot() Snapshot {
 	s := Snapshot{Now: max(e.now, 0)}
 	for _, a := range e.agents {
-		s.Agents = append(s.Agents, a.snapshot())
+		s.Agents = append(s.Agents, a.snapshot(s.Now))
 	}
 	slices.SortFunc(s.Agents, func(a, b AgentState) int { return int(a.Order - b.Order) })
-	for slot, keys := range e.seen.hours {
-		s.Seen = append(s.Seen, SeenTasks{slot, slices.Clone(keys)})
-	}
-	slices.SortFunc(s.Seen, func(a, b SeenTasks) int { return int(a.Hour - b.Hour) })
+	s.Seen = e.Seen()
 	return s
+}
+
+// Seen is the part of a snapshot that is about tasks. It must not be written to.
+func (e *Engine) Seen() []SeenTasks {
+	seen := make([]SeenTasks, 0, len(e.seen.hours))
+	for slot, keys := range e.seen.hours {
+		seen = append(seen, SeenTasks{slot, keys[:len(keys):len(keys)]}) // only ever appended to
+	}
+	slices.SortFunc(seen, func(a, b SeenTasks) int { return int(a.Hour - b.Hour) })
+	return seen
+}
+
+// Changed is how many agents have changed since TakeChanged returned them last.
+func (e *Engine) Changed() int { return len(e.changed) }
+
+// TakeChanged returns the states of the n agents, or of all if they are fewer,
+// that have been changed for the longest time, with all that is known by now.
+func (e *Engine) TakeChanged(n int) []AgentState {
+	n = min(n, len(e.changed))
+	states := make([]AgentState, 0, n)
+	for i, a := range e.changed[:n] {
+		a.dirty = false
+		if e.agents[a.id] == a { // else it was removed and registered anew
+			states = append(states, a.snapshot(max(e.now, 0)))
+		}
+		e.changed[i] = nil
+	}
+	if e.changed = e.changed[n:]; len(e.changed) == 0 {
+		e.changed = nil
+	}
+	return states
+}
+
+// Touch makes TakeChanged return an agent again.
+func (e *Engine) Touch(agentID string) {
+	if a := e.agents[agentID]; a != nil {
+		e.mark(a)
+	}
 }
 
 // AgentSnapshot returns the part of a snapshot that is about one agent.
@@ -98,12 +138,23 @@ func (e *Engine) AgentSnapshot(agentID string) (s AgentState, ok bool) {
 	if a == nil {
 		return s, false
 	}
-	return a.snapshot(), true
+	return a.snapshot(max(e.now, 0)), true
 }
 
-func (a *agent) snapshot() AgentState {
+// Times is for how long an agent was up and down in a window that ends now; ok is
+// false for one that is not known.
+func (e *Engine) Times(agentID string, w Window) (up, down Instant, ok bool) {
+	a := e.agents[agentID]
+	if a == nil {
+		return 0, 0, false
+	}
+	s := a.period(w, e.now)
+	return s.up, s.down, true
+}
+
+func (a *agent) snapshot(now Instant) AgentState {
 	s := AgentState{
-		Agent: a.id, Order: a.order, Registered: a.registered, ResultsHold: a.holds, Zone: a.zone.String(),
+		Agent: a.id, AsOf: now, Order: a.order, Registered: a.registered, ResultsHold: a.holds, Zone: a.zone.String(),
 		SLA:        jsontext.Value(a.promise.definition().AppendJSON(nil)),
 		SLAVersion: a.slaVersion, LatencyVersion: a.promise.version, TurnedOver: slices.Clone(a.turnedOver[:]),
 		Exclusions: slices.Clone(a.exclusions), Closed: slices.Clone(a.closed[:]),
@@ -149,6 +200,10 @@ func (a *agent) snapshot() AgentState {
 // do no harm if the same events are fed again from the snapshot on: they are
 // written anew. A closed bucket that a late event amended after it is the
 // exception; it must be put back to what it was along with the snapshot.
+//
+// The state of an agent may be newer than the snapshot, if the buckets it had put
+// away by then are there too. The engine must then be told about that agent only
+// what it had not been told when the state was taken.
 func Restore(policy Policy, buckets Buckets, s Snapshot) (*Engine, error) {
 	e, err := NewEngine(policy, buckets)
 	if err != nil {
@@ -190,7 +245,7 @@ func restoreAgent(s *AgentState, p *Policy) (*agent, error) {
 	if a.zone, err = time.LoadLocation(s.Zone); err != nil {
 		return nil, err
 	}
-	a.order, a.holds, a.slaVersion = s.Order, s.ResultsHold, s.SLAVersion
+	a.asOf, a.order, a.holds, a.slaVersion = s.AsOf, s.Order, s.ResultsHold, s.SLAVersion
 	a.promise = newPromise(def)
 	a.promise.version = s.LatencyVersion
 	if s.Removed != nil {
@@ -246,11 +301,22 @@ func (e *Engine) sumUp() error {
 		a.sums[l].sketch.Merge(&b.Sketch)
 		e.rows = max(e.rows, b.Start+hour+rowsMatter)
 	}
-	for l := range lookbackCount {
-		spec := lookbackSpecs[l]
-		width := tierSpecs[spec.tier].width
-		for start := spec.tier.bucketStart(e.now); l.holds(start, e.now); start -= width {
-			for b, err := range e.buckets.Scan(spec.tier, start) {
+	newest := e.now
+	for _, a := range e.agents {
+		newest = max(newest, a.asOf)
+	}
+	for tier := range tierCount {
+		for start := tier.bucketStart(newest); ; start -= tierSpecs[tier].width {
+			var in []lookback
+			for l := range lookbackCount {
+				if lookbackSpecs[l].tier == tier && l.holds(start, e.now) {
+					in = append(in, l)
+				}
+			}
+			if len(in) == 0 {
+				break
+			}
+			for b, err := range e.buckets.Scan(tier, start) {
 				if err != nil {
 					return err
 				}
@@ -259,9 +325,11 @@ func (e *Engine) sumUp() error {
 					continue
 				}
 				// What was open, or not there, was put away later than the snapshot.
-				open := a.open[spec.tier]
-				if start <= a.closed[spec.tier] && (open == nil || open.Start != start) {
-					take(l, a, &b)
+				open := a.open[tier]
+				if start <= a.closed[tier] && (open == nil || open.Start != start) {
+					for _, l := range in {
+						take(l, a, &b)
+					}
 				}
 			}
 		}

@@ -247,7 +247,7 @@ func (os observers) prune(t Instant) {
 			drop++
 		}
 		// Not one by one: the memory is moved once in a while.
-		if drop > 16 && drop > len(os[i].Results)/2 || drop > 256 {
+		if drop > 8 && drop > len(os[i].Results)/2 || drop > 256 {
 			os[i].Results = slices.Delete(os[i].Results, 0, drop)
 		}
 	}

@@ -46,12 +46,10 @@ func (w *Watch) Measured(_ context.Context, agentID string, window sla.Window) (
 	if err := w.catchUp(); err != nil {
 		return 0, 0, err
 	}
-	state, ok := w.engine.AgentSnapshot(agentID)
+	up, down, ok := w.engine.Times(agentID, window)
 	if !ok {
 		return 0, 0, ErrUnknownAgent
 	}
-	width := map[sla.Window]sla.Instant{sla.LastHour: hour, sla.LastDay: day, sla.LastWeek: 7 * day, sla.LastMonth: 30 * day}[window]
-	up, down, _, _ = newLine(&state, w.present).between(w.present-width, w.present)
 	return up, down, nil
 }
 

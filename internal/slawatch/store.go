@@ -53,13 +53,15 @@ type Saved struct {
 	// newest usage record.
 	Known    bool
 	Position Position
-	Agents   []sla.AgentState
+	Agents   []sla.AgentState // some may know more than Position says: see their Mark
 	Seen     []sla.SeenTasks
 	Inputs   []Input // in order
 }
 
-// Checkpoint replaces a stored state.
+// Checkpoint replaces a part of a stored state.
 type Checkpoint struct {
+	// Position is up to where the state is complete then; inputs up to it are of no
+	// use any more.
 	Position Position
 	// Agents are those that changed; the others stay.
 	Agents []sla.AgentState
@@ -80,6 +82,9 @@ type TaskEnd struct {
 	Failure    string // code, if the task ran on this node
 	EndedAt    sla.Instant
 	DurationMS *int64
+	// Observed tells that the node saw the task end itself: the ledger has no
+	// other record of its end.
+	Observed bool
 }
 
 // Store keeps the state. All methods are safe for concurrent use, and what
@@ -89,8 +94,8 @@ type Store interface {
 	LoadSLA(ctx context.Context) (*Saved, error)
 	// JournalSLA appends inputs.
 	JournalSLA(ctx context.Context, inputs []Input) error
-	// CheckpointSLA makes a state the stored one and forgets the inputs up to its
-	// position, in one transaction.
+	// CheckpointSLA makes what it is given part of the stored state, in one
+	// transaction. The inputs up to the position may be forgotten a while later.
 	CheckpointSLA(ctx context.Context, c *Checkpoint) error
 	// SLABuckets returns the buckets of a tier that start in [from, until), of one
 	// agent or, with "", of all; ordered by start.

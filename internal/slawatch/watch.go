@@ -22,6 +22,9 @@ type Options struct {
 	Policy sla.Policy
 	// ProbeInterval is how often agents are probed; 0 means every 30 s.
 	ProbeInterval time.Duration
+	// CheckpointEvery is how often the state is stored; 0 means every minute. It
+	// takes at most a twentieth of the time.
+	CheckpointEvery time.Duration
 	// Now is the clock. Required.
 	Now func() time.Time
 	Log *slog.Logger
@@ -53,11 +56,14 @@ type Watch struct {
 	records int64                 // usage records taken
 	pending []sla.Event           // to be recorded
 	broken  error                 // the engine is of no use any more
+	marks   map[string]int64      // while Open goes through inputs: which ones the agents know already
 
 	// The rest belongs to the goroutine of Run.
 	stored     Position
-	written    map[string]string // state of agents, and seen hours, as they were stored last
-	checkpoint time.Time         // when the next is due
+	hasState     bool                // the store holds a state
+	seenStored map[sla.Instant]int // how many tasks of each hour are stored
+	checkpoint time.Time           // when the next is due
+	sweep      *sweep              // nil: none is under way
 }
 
 // agentFacts are what the engine is told about an agent.
@@ -71,6 +77,10 @@ type agentFacts struct {
 // results are dropped: the next ones say the same.
 const maxQueue = 100_000
 
+// lateProbes is how long results of probes are remembered in case that earlier
+// ones come later.
+const lateProbes = sla.Instant(3 * 60_000)
+
 // Open restores what a store knows. Nothing is recorded or told before Run.
 func Open(ctx context.Context, store Store, log Log, o Options) (*Watch, error) {
 	if o.Policy.Windows == nil {
@@ -79,6 +89,11 @@ func Open(ctx context.Context, store Store, log Log, o Options) (*Watch, error) 
 	if o.ProbeInterval == 0 {
 		o.ProbeInterval = 30 * time.Second
 	}
+	if o.CheckpointEvery == 0 {
+		o.CheckpointEvery = time.Minute
+	}
+	// Results come as soon as they are known.
+	o.Policy.LateProbes = min(o.Policy.LateProbes, lateProbes)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -88,13 +103,15 @@ func Open(ctx context.Context, store Store, log Log, o Options) (*Watch, error) 
 	}
 	w := &Watch{
 		opts: o, store: store, log: log, feed: newFeed(log), wake: make(chan struct{}, 1), buckets: newBuckets(store),
-		known: map[string]agentFacts{}, written: map[string]string{}, stored: saved.Position,
+		known: map[string]agentFacts{}, seenStored: map[sla.Instant]int{}, stored: saved.Position, hasState: saved.Known,
 		seq: saved.Position.Input, records: saved.Position.Records,
 	}
 	if saved.Known {
 		w.present = saved.Position.At
 		w.engine, err = sla.Restore(o.Policy, w.buckets, sla.Snapshot{Now: saved.Position.At, Agents: saved.Agents, Seen: saved.Seen})
 	} else {
+		w.stored.At = sla.InstantOf(o.Now())
+		w.present = w.stored.At
 		w.engine, err = sla.NewEngine(o.Policy, w.buckets)
 	}
 	if err != nil {
@@ -106,11 +123,29 @@ func Open(ctx context.Context, store Store, log Log, o Options) (*Watch, error) 
 			w.known[a.Agent] = agentFacts{sla: promiseText(a.SLA), registered: a.Registered} // interval and ttl are told again
 		}
 	}
+	for _, seen := range saved.Seen {
+		w.seenStored[seen.Hour] = len(seen.Keys)
+	}
+	w.marks = map[string]int64{}
+	for i := range saved.Agents {
+		if a := &saved.Agents[i]; a.Mark > saved.Position.Input {
+			w.marks[a.Agent] = a.Mark
+		}
+	}
 	for i := range saved.Inputs {
-		if err := w.apply(ctx, &saved.Inputs[i]); err != nil {
+		in := &saved.Inputs[i]
+		if err := w.apply(ctx, in); err != nil {
 			return nil, fmt.Errorf("go through what became known after %s: %w", saved.Position.At, err)
 		}
-		w.remember(&saved.Inputs[i])
+		if in.Seq > w.marks[in.Agent] {
+			w.remember(in)
+		}
+	}
+	w.marks = nil
+	for i := range saved.Agents { // nobody is told anything that lies before what he knows
+		if err := w.advance(saved.Agents[i].AsOf); err != nil {
+			return nil, err
+		}
 	}
 	if err := w.feed.load(ctx); err != nil {
 		return nil, err
@@ -190,10 +225,14 @@ func (w *Watch) RemoveAgent(id string) {
 
 // KeepAgents removes every agent that is not among ids.
 func (w *Watch) KeepAgents(ids []string) {
+	keep := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		keep[id] = true
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for id := range w.known {
-		if !slices.Contains(ids, id) {
+		if !keep[id] {
 			w.tell(Input{Kind: kindRemove, Agent: id})
 		}
 	}
@@ -246,9 +285,6 @@ const (
 	lookEvery = time.Second
 	// endsAtOnce is how many records are taken in one step.
 	endsAtOnce = 5000
-	// checkpointEvery is how often the state is stored. It takes at most a
-	// twentieth of the time.
-	checkpointEvery = time.Minute
 )
 
 // Run watches until ctx ends, and then stores the state. An error means that the
@@ -256,7 +292,7 @@ const (
 func (w *Watch) Run(ctx context.Context, to Recorder) error {
 	w.feed.start()
 	defer w.feed.close()
-	w.checkpoint = time.Now().Add(checkpointEvery)
+	w.checkpoint = time.Now().Add(w.opts.CheckpointEvery)
 	for {
 		more, err := w.step(ctx, to)
 		switch {
@@ -278,7 +314,7 @@ func (w *Watch) Run(ctx context.Context, to Recorder) error {
 		}
 	}
 	// What is left is taken up by the next Open in any case.
-	if err := w.keep(context.WithoutCancel(ctx)); err != nil {
+	if err := w.keepAll(context.WithoutCancel(ctx)); err != nil {
 		w.opts.Log.Warn("service levels were not stored at the end, they are worked out again at the next start", "error", err)
 	}
 	return nil
@@ -302,6 +338,9 @@ func (w *Watch) wait(ctx context.Context, afterError bool) {
 		return
 	case <-pause.C:
 	}
+	if w.sweep != nil {
+		return
+	}
 	w.mu.Lock()
 	rest := lookEvery
 	if due, ok := w.engine.NextDue(); ok {
@@ -321,6 +360,12 @@ func (w *Watch) wait(ctx context.Context, afterError bool) {
 func (w *Watch) step(ctx context.Context, to Recorder) (more bool, err error) {
 	if err := w.failed(); err != nil {
 		return false, err
+	}
+	if !w.hasState { // from now on, nothing that the ledger commits is left out
+		if err := w.store.CheckpointSLA(ctx, &Checkpoint{Position: w.stored}); err != nil {
+			return false, err
+		}
+		w.hasState = true
 	}
 	ends, last, err := w.store.TaskEnds(ctx, w.taken(), 0, endsAtOnce)
 	if err != nil {
@@ -355,8 +400,10 @@ func (w *Watch) step(ctx context.Context, to Recorder) (more bool, err error) {
 	if err := w.record(ctx, to); err != nil {
 		return false, err
 	}
-	if !time.Now().Before(w.checkpoint) {
-		return len(ends) == endsAtOnce, w.keep(ctx)
+	if w.sweep != nil || !time.Now().Before(w.checkpoint) {
+		if _, err = w.keep(ctx); err != nil {
+			w.opts.Log.Error("service levels are not stored, the journal grows", "error", err)
+		}
 	}
 	return len(ends) == endsAtOnce, nil
 }
@@ -416,6 +463,9 @@ func (w *Watch) giveBack(inputs []Input) {
 // apply tells the engine something. The caller holds mu, or is Open.
 func (w *Watch) apply(ctx context.Context, in *Input) error {
 	w.seq = max(w.seq, in.Seq)
+	if in.Seq <= w.marks[in.Agent] {
+		return nil
+	}
 	var events []sla.Event
 	var err error
 	switch in.Kind {
@@ -467,7 +517,12 @@ func (w *Watch) apply(ctx context.Context, in *Input) error {
 // applyEnds tells the engine how tasks ended.
 func (w *Watch) applyEnds(in *Input, ends []TaskEnd) error {
 	for i := range ends {
-		events, err := w.engine.Ingest(in.At, ends[i].outcome())
+		o := ends[i].outcome()
+		if in.Seq <= w.marks[o.Agent] {
+			w.engine.Saw(in.At, o)
+			continue
+		}
+		events, err := w.engine.Ingest(in.At, o)
 		if err := w.took(in, events, err); err != nil {
 			return err
 		}
