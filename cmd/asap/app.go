@@ -114,12 +114,12 @@ func (a *app) reportError(cmd *cobra.Command, args []string, failure *statusErro
 	case failure.status == exitUsage:
 		fmt.Fprintf(a.errOut, "Usage: %s\nTry '%s --help' for help.\n\n", cmd.UseLine(), cmd.CommandPath())
 	}
-	fmt.Fprintf(a.errOut, "Error: %s\n", message)
+	fmt.Fprintf(a.errOut, "Error: %s\n", plainLines(message)) // it may quote a file or another node
 }
 
 // warnf writes one line of warning to standard error.
 func (a *app) warnf(format string, args ...any) {
-	fmt.Fprintf(a.errOut, "Warning: "+format+"\n", args...)
+	fmt.Fprintf(a.errOut, "Warning: %s\n", plainLines(fmt.Sprintf(format, args...)))
 }
 
 // work adapts the work of a command for cobra: an error that does not name an

@@ -65,7 +65,7 @@ func (a *app) auditListCommand(flags *nodeFlags) *cobra.Command {
 					return err
 				}
 				if page.Next != nil {
-					_, err := fmt.Fprintf(a.errOut, "more: --cursor %s (%d entries in the log)\n", *page.Next, page.Size)
+					_, err := fmt.Fprintf(a.errOut, "more: --cursor %s (%d entries in the log)\n", plain(*page.Next), page.Size)
 					return err
 				}
 				return nil

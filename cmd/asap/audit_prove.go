@@ -135,7 +135,7 @@ input, 3 the log cannot be read.`,
 				return err
 			}
 			if v.Valid && !a.json {
-				fmt.Fprintf(a.out, "entry %d (%s) of the receipt is in the log\n", f.receipt.Seq, f.receipt.ID)
+				fmt.Fprintf(a.out, "entry %d (%s) of the receipt is in the log\n", f.receipt.Seq, plain(f.receipt.ID))
 			}
 			return a.showVerdict(v, &f)
 		}),

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"net/http"
 	"net/url"
 	"os"
@@ -349,9 +350,9 @@ func (a *app) showVerdict(v auditVerdict, f *auditFlags) error {
 			if v.Reason != nil {
 				reason = *v.Reason
 			}
-			fmt.Fprintf(w, "%s: %s%s: %s\n", a.paint(ansiRed, "not valid"), reason, at, v.Message)
+			fmt.Fprintf(w, "%s: %s%s: %s\n", a.paint(ansiRed, "not valid"), plain(reason), at, plain(v.Message))
 		} else {
-			fmt.Fprintf(w, "%s: %d entries checked, log of %d, assurance %s", a.paint(ansiGreen, "valid"), v.EntriesChecked, v.Size, v.Assurance)
+			fmt.Fprintf(w, "%s: %d entries checked, log of %d, assurance %s", a.paint(ansiGreen, "valid"), v.EntriesChecked, v.Size, plain(v.Assurance))
 			if v.MinIndex > 0 {
 				fmt.Fprintf(w, ", pruned before %d", v.MinIndex)
 			}
@@ -434,7 +435,7 @@ func (a *app) showReconciliation(raw jsontext.Value) error {
 		if d.Seq != nil {
 			at = fmt.Sprintf(" at entry %d", *d.Seq)
 		}
-		fmt.Fprintf(a.out, "%s%s: %s\n", d.Reason, at, d.What)
+		fmt.Fprintf(a.out, "%s%s: %s\n", plain(d.Reason), at, plain(d.What))
 	}
 	return nil
 }
@@ -455,7 +456,7 @@ which is 0, and ends with status 1 on any difference.`,
 			}
 			err = a.answer(v, func(io.Writer) error {
 				if !v.Valid && v.Reason != nil {
-					fmt.Fprintf(a.out, "%s: %s: %s\n", a.paint(ansiRed, "not consistent"), *v.Reason, v.Message)
+					fmt.Fprintf(a.out, "%s: %s: %s\n", a.paint(ansiRed, "not consistent"), plain(*v.Reason), plain(v.Message))
 				}
 				return a.showReconciliation(v.Reconciliation)
 			})
@@ -474,20 +475,32 @@ func readReceipt(name string) (*audit.Receipt, error) {
 	if err != nil {
 		return nil, err
 	}
-	var found *audit.Receipt
+	found := findReceipt(b)
+	if found == nil {
+		return nil, usageErrorf(`%s holds no receipt {"seq", "id", "hash"}`, name)
+	}
+	return found, nil
+}
+
+// findReceipt returns the first receipt in a sequence of JSON values, or nil.
+func findReceipt(b []byte) (found *audit.Receipt) {
 	var look func(v any)
 	look = func(v any) {
+		if found != nil {
+			return
+		}
 		switch v := v.(type) {
 		case map[string]any:
-			if r := receiptOf(v); r != nil && found == nil {
-				found = r
+			if found = receiptOf(v); found != nil {
 				return
 			}
-			if inner, ok := v["asap-receipt"]; ok {
-				look(inner)
-			}
-			for _, inner := range v {
-				look(inner)
+			// Each member once: twice would be a time that doubles with each level.
+			const named = "asap-receipt"
+			look(v[named])
+			for name, inner := range v {
+				if name != named {
+					look(inner)
+				}
 			}
 		case []any:
 			for _, inner := range v {
@@ -503,10 +516,7 @@ func readReceipt(name string) (*audit.Receipt, error) {
 		}
 		look(v)
 	}
-	if found == nil {
-		return nil, usageErrorf(`%s holds no receipt {"seq", "id", "hash"}`, name)
-	}
-	return found, nil
+	return found
 }
 
 func receiptOf(v map[string]any) *audit.Receipt {
@@ -514,7 +524,7 @@ func receiptOf(v map[string]any) *audit.Receipt {
 	seq, isNumber := v["seq"].(float64)
 	text, _ := v["hash"].(string)
 	hash, err := hex.DecodeString(text)
-	if id == "" || !isNumber || seq < 0 || seq != float64(int64(seq)) || err != nil || len(hash) != 32 {
+	if id == "" || !isNumber || seq < 0 || seq > 1<<53 || seq != math.Trunc(seq) || err != nil || len(hash) != 32 {
 		return nil
 	}
 	return &audit.Receipt{ID: id, Seq: int64(seq), Hash: [32]byte(hash)}

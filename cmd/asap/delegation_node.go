@@ -191,7 +191,7 @@ func (a *app) printDelegations(raw jsontext.Value) error {
 	}
 	err := a.table([]string{"ID", "DELEGATOR", "DELEGATE", "SCOPES", "LIMITS", "EXPIRES", "STATUS"}, rows)
 	if err == nil && page.Next != nil {
-		_, err = fmt.Fprintf(a.errOut, "more: --cursor %s\n", *page.Next)
+		_, err = fmt.Fprintf(a.errOut, "more: --cursor %s\n", plain(*page.Next))
 	}
 	return err
 }

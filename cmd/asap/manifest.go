@@ -244,7 +244,7 @@ func (a *app) manifestInfoCommand() *cobra.Command {
 			info := answer{m.ID, m.Name, signed.TrustLevel, m.Capabilities.ASAPVersion, false}
 			return a.answer(info, func(w io.Writer) error {
 				_, err := fmt.Fprintf(w, "Manifest ID: %s\nName: %s\nTrust level: %s\nASAP version: %s\n",
-					info.ManifestID, info.Name, info.TrustLevel, info.ASAPVersion)
+					plain(string(info.ManifestID)), plain(info.Name), info.TrustLevel, plain(info.ASAPVersion))
 				return err
 			})
 		}),

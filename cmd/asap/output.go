@@ -65,7 +65,8 @@ func (a *app) paint(sequence, text string) string {
 
 // table writes rows under header: aligned columns on a terminal; in a pipe one
 // line per row, cells separated by tabs, for cut and awk. Tabs and line feeds
-// within a cell become blanks, so a row stays a row.
+// within a cell become blanks, so a row stays a row; what else would move the
+// cursor is replaced, since cells come from other people.
 func (a *app) table(header []string, rows [][]string) error {
 	clean := strings.NewReplacer("\t", " ", "\n", " ", "\r", " ")
 	w := a.out
@@ -77,7 +78,7 @@ func (a *app) table(header []string, rows [][]string) error {
 	for _, row := range append([][]string{header}, rows...) {
 		cells := make([]string, len(row))
 		for i, cell := range row {
-			cells[i] = clean.Replace(cell)
+			cells[i] = plain(clean.Replace(cell))
 		}
 		if _, err := fmt.Fprintln(w, strings.Join(cells, "\t")); err != nil {
 			return err

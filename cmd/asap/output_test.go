@@ -17,11 +17,11 @@ func testApp(t *testing.T, env map[string]string) (a *app, out, errOut *bytes.Bu
 
 func TestTableInAPipeIsOneLinePerRow(t *testing.T) {
 	a, out, _ := testApp(t, nil)
-	err := a.table([]string{"NAME", "COUNT"}, [][]string{{"first\tpart\nsecond", "1"}, {"", "22"}})
+	err := a.table([]string{"NAME", "COUNT"}, [][]string{{"first\tpart\nsecond", "1"}, {"", "22"}, {"\x1b[2Jgone\u202e", "3"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = "NAME\tCOUNT\nfirst part second\t1\n\t22\n"
+	const want = "NAME\tCOUNT\nfirst part second\t1\n\t22\n\ufffd[2Jgone\ufffd\t3\n"
 	if got := out.String(); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}

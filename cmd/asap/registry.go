@@ -146,7 +146,7 @@ func (a *app) printAgents(raw jsontext.Value) error {
 		fmt.Fprintf(a.errOut, "%d more would match if what is asked for were known of them\n", page.Unknown)
 	}
 	if page.Next != nil {
-		fmt.Fprintf(a.errOut, "more: --cursor %s (%d in all)\n", *page.Next, page.Total)
+		fmt.Fprintf(a.errOut, "more: --cursor %s (%d in all)\n", plain(*page.Next), page.Total)
 	}
 	return nil
 }

@@ -115,7 +115,7 @@ func (a *app) slaStatus(s struct {
 }) error {
 	m := s.Metrics
 	_, err := fmt.Fprintf(a.out, "%s, last %s: uptime %s %%, p95 %s ms, errors %s %% of %d tasks, compliance %s %%, score %s (%s)\n",
-		s.AgentID, s.Window, number(m.Uptime), count(m.P95), number(m.ErrorRate), m.Completed+m.Failed, number(s.Compliance), number(s.Score), s.DataStatus)
+		plain(s.AgentID), plain(s.Window), number(m.Uptime), count(m.P95), number(m.ErrorRate), m.Completed+m.Failed, number(s.Compliance), number(s.Score), plain(s.DataStatus))
 	if err != nil || len(s.Objectives) == 0 {
 		return err
 	}
@@ -131,7 +131,7 @@ func (a *app) slaStatus(s struct {
 		return err
 	}
 	for _, b := range s.Open {
-		if _, err := fmt.Fprintf(a.out, "open breach %s\n", b.ID); err != nil {
+		if _, err := fmt.Fprintf(a.out, "open breach %s\n", plain(b.ID)); err != nil {
 			return err
 		}
 	}
@@ -184,7 +184,7 @@ func given(values map[string]string) url.Values {
 // more says how to get the next page, unless something failed.
 func (a *app) more(next *string, err error) error {
 	if err == nil && next != nil {
-		_, err = fmt.Fprintf(a.errOut, "more: --cursor %s\n", *next)
+		_, err = fmt.Fprintf(a.errOut, "more: --cursor %s\n", plain(*next))
 	}
 	return err
 }
@@ -365,6 +365,9 @@ func (a *app) printEvent(p jsontext.Value) error {
 	line := []string{e.At, e.Event, b.Severity, b.AgentID, b.Objective, b.Window, "promised " + b.Threshold, "actual " + b.Actual, b.ID, "seq " + strconv.FormatInt(e.Seq, 10)}
 	if b.Resolved != nil {
 		line = append(line, "after "+strconv.FormatFloat(b.Seconds, 'f', -1, 64)+" s")
+	}
+	for i := range line {
+		line[i] = plain(line[i])
 	}
 	_, err := fmt.Fprintln(a.out, strings.Join(line, "\t"))
 	return err

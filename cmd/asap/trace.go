@@ -171,7 +171,7 @@ func drawHops(hops []hop) string {
 		}
 		fmt.Fprintf(&b, " -> %s (%s)", lastSegment(h.Recipient), duration)
 	}
-	return b.String()
+	return plain(b.String())
 }
 
 func lastSegment(urn string) string { return urn[strings.LastIndexByte(urn, ':')+1:] }

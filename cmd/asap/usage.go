@@ -137,7 +137,7 @@ func (a *app) usageListCommand(flags *nodeFlags) *cobra.Command {
 				}
 				err := a.table([]string{"TIME", "TASK", "AGENT", "CONSUMER", "SKILL", "OUTCOME", "TOKENS IN", "TOKENS OUT", "API CALLS", "MS", "USD"}, rows)
 				if err == nil && page.Next != nil {
-					_, err = fmt.Fprintf(a.errOut, "more: --cursor %s\n", *page.Next)
+					_, err = fmt.Fprintf(a.errOut, "more: --cursor %s\n", plain(*page.Next))
 				}
 				return err
 			})
@@ -217,7 +217,7 @@ func (a *app) members(object jsontext.Value) error {
 		return err
 	}
 	for i, name := range names {
-		if _, err := fmt.Fprintf(a.out, "%-24s %s\n", name, values[i]); err != nil {
+		if _, err := fmt.Fprintf(a.out, "%-24s %s\n", plain(name), plain(values[i])); err != nil {
 			return err
 		}
 	}
