@@ -53,6 +53,10 @@ type Options struct {
 	// is found at once. It runs on the committer's goroutine and must not block.
 	// Nil for nobody.
 	AgentsChanged func([]registry.Agent)
+	// Observed is told of every group that was to be committed: how long that took,
+	// what became durable, and the error that the whole group got. It runs on the
+	// committer's goroutine and must not block. Nil for nobody.
+	Observed func(took time.Duration, added Batch, err error)
 	// Entropy feeds the ids of entries and records; nil for the system's.
 	Entropy io.Reader
 	// Queue is how many operations may wait; 0 for DefaultQueue.
@@ -159,6 +163,9 @@ func Open(ctx context.Context, store Store, o Options) (*Ledger, error) {
 	}
 	if o.Recovered == nil {
 		o.Recovered = func(int) {}
+	}
+	if o.Observed == nil {
+		o.Observed = func(time.Duration, Batch, error) {}
 	}
 	if o.AgentsChanged == nil {
 		o.AgentsChanged = func([]registry.Agent) {}
@@ -285,6 +292,7 @@ func (l *Ledger) gather(first *pending) []*pending {
 // commit has the store apply a group, wakes its callers and tells the feed.
 func (l *Ledger) commit(ctx context.Context, group []*pending) {
 	var b *book
+	began := time.Now()
 	err := l.store.Update(ctx, func(tx Tx) error {
 		b = newBook(l.Now(), l)
 		return b.run(ctx, tx, group)
@@ -299,6 +307,7 @@ func (l *Ledger) commit(ctx context.Context, group []*pending) {
 	case !errors.Is(err, ErrUnavailable):
 		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
+	took := time.Since(began)
 	if err == nil && len(b.changes.Agents) > 0 {
 		l.opts.AgentsChanged(b.changes.Agents)
 	}
@@ -315,9 +324,12 @@ func (l *Ledger) commit(ctx context.Context, group []*pending) {
 			unwanted = append(unwanted, &pending{op: &release{task: a.in.TaskID, reason: "nobody waited for the admission"}, done: make(chan struct{})})
 		}
 	}
+	var added Batch
 	if err == nil && len(b.changes.Entries) > 0 {
-		l.opts.Committed(b.batch())
+		added = b.batch()
+		l.opts.Committed(added)
 	}
+	l.opts.Observed(took, added, err)
 	if err == nil {
 		for _, list := range b.changes.PriceLists {
 			l.priced[list.Hash] = true

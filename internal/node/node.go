@@ -81,6 +81,7 @@ type Node struct {
 
 	keysKnown keyState
 
+	meters  *meters
 	judge   *delegations  // nil until the server is open
 	certs   *certificates // nil: no TLS
 	urlFile string
@@ -107,6 +108,7 @@ func Open(ctx context.Context, config Config, o Options) (_ *Node, err error) {
 	n := &Node{
 		config: config, level: new(slog.LevelVar), now: o.Now,
 		prices: new(atomic.Pointer[metering.PriceBook]), keep: new(atomic.Pointer[MeteringConfig]), auditKeep: new(atomic.Pointer[AuditConfig]),
+		meters: newMeters(),
 	}
 	n.prices.Store(book)
 	n.keep.Store(&config.Metering)
@@ -186,7 +188,7 @@ func (n *Node) openLedger(ctx context.Context, now func() time.Time) (err error)
 			showAgents(n.registry, agents)
 			n.followAgents(agents)
 		},
-		Committed: n.committed,
+		Committed: n.committed, Observed: n.meters.observed,
 	})
 	return err
 }
@@ -219,7 +221,7 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 		}
 	}
 	registered := prometheus.NewRegistry()
-	for _, c := range n.auditMetrics() {
+	for _, c := range n.metrics() {
 		if err := registered.Register(c); err != nil {
 			return err
 		}
