@@ -86,7 +86,11 @@ fuzz: ## run every fuzz target for FUZZTIME (100000x each)
 	done
 
 .PHONY: bench
-bench: ## run the benchmarks, briefly (set BENCHTIME for longer runs)
+bench: ## measure every row of docs/benchmarks.md beside its peers, in 25 minutes, and write the page (BENCH="-quick", BENCH="-rows P1,P5")
+	@cd bench && $(GO) run . $(BENCH)
+
+.PHONY: microbench
+microbench: ## run the benchmarks of the packages, briefly (set BENCHTIME for longer runs)
 	$(GO) test -run='^$$' -bench=. -benchmem -benchtime=$(BENCHTIME) ./...
 
 .PHONY: long

@@ -179,19 +179,6 @@ func goJose(link string) (claims, error) {
 	return claims{out.Issuer, strings.Join(out.Audience, " "), out.ID, out.IssuedAt.Time().Unix(), out.Expiry.Time().Unix(), out.Scopes}, nil
 }
 
-// goJoseOnce verifies a link of one hop the way go-jose is meant to be used.
-func goJoseOnce(link string) (joseClaims, error) {
-	var out joseClaims
-	token, err := josejwt.ParseSigned(link, []jose.SignatureAlgorithm{jose.EdDSA})
-	if err != nil {
-		return out, err
-	}
-	if err := token.Claims(publicOf(path[0]), &out); err != nil {
-		return out, err
-	}
-	return out, out.ValidateWithLeeway(josejwt.Expected{Time: now}, 0)
-}
-
 // bringsKeys tells whether a header holds a key or a certificate. go-jose wants
 // those to be sound, and we, who never use them, do not look into them.
 func bringsKeys(link string) bool {

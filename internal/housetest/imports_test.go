@@ -56,11 +56,13 @@ var layers = []layer{
 	{pkg: "internal/dashboard", may: []string{".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger", "internal/notify"}, why: whyEdge},
 	{pkg: "internal/prober", may: []string{".", "internal/canonicaljson", "client", "internal/sla", "internal/registry", "internal/ledger"}, why: whyEdge},
 
+	{pkg: "internal/load", may: []string{".", "client", "delegation"}, why: "load is put on a node from outside, as a caller puts it"},
+
 	{pkg: "internal/identity", may: []string{".", "delegation"}, why: whyIdentity, noHTTP: true},
 
 	{pkg: "internal/node", may: []string{".", "agent", "audit", "client", "delegation", "internal/..."}, why: whyNode},
 	{pkg: "host", may: []string{".", "agent", "internal/node"}, why: "host is the public door to internal/node and adds nothing of its own"},
-	{pkg: "cmd/asap", may: []string{".", "agent", "audit", "client", "delegation", "host", "internal/canonicaljson", "internal/metering", "internal/sla", "internal/registry", "internal/node"}, why: "the command line reaches stores and servers through internal/node, so that it obeys the same rules as a running node"},
+	{pkg: "cmd/asap", may: []string{".", "agent", "audit", "client", "delegation", "host", "internal/canonicaljson", "internal/load", "internal/metering", "internal/sla", "internal/registry", "internal/node"}, why: "the command line reaches stores and servers through internal/node, so that it obeys the same rules as a running node"},
 	{pkg: "examples/...", may: []string{".", "agent", "audit", "client", "delegation", "host"}, why: "an example uses what a reader of it can use: the public packages"},
 
 	{pkg: "internal/housetest", why: "nothing of the product belongs here", noHTTP: true},
@@ -91,7 +93,7 @@ func importFault(pkg, imported string) string {
 		return fmt.Sprintf("package %s has no row in the table of internal/housetest/imports_test.go: say there and in docs/architecture.md what it may import, and why", pkg)
 	}
 	if imported == "net/http" && l.noHTTP {
-		return fmt.Sprintf("%s imports net/http: only agent, client, host, httpapi, dashboard, prober, node and the binary speak HTTP", pkg)
+		return fmt.Sprintf("%s imports net/http: only agent, client, host, httpapi, dashboard, load, prober, node and the binary speak HTTP", pkg)
 	}
 	dir, ours := own(imported)
 	if !ours || slices.ContainsFunc(l.may, func(pattern string) bool { return matches(pattern, dir) }) {
