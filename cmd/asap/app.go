@@ -53,6 +53,7 @@ input; 3 a node or its data cannot be reached or read.`,
 	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "say more")
 	root.AddCommand(a.schemaAliases()...)
 	return group(root,
+		a.demoCommand(),
 		a.serveCommand(),
 		a.sendCommand(),
 		a.usageCommand(),

@@ -64,14 +64,7 @@ func (a *app) openNode(ctx context.Context, f *nodeFlags, write bool) (*nodeAPI,
 		base = running
 	}
 	if base == "" {
-		reader, err := node.OpenReadOnly(ctx, f.data)
-		if err != nil {
-			return nil, &statusError{status: exitState, err: err}
-		}
-		return &nodeAPI{
-			base: "http://data-directory",
-			http: &http.Client{Transport: handlerTransport{reader.Handler()}}, close: reader.Close,
-		}, nil
+		return openDirectory(ctx, f.data)
 	}
 	u, err := url.Parse(base)
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
@@ -89,6 +82,18 @@ func (a *app) openNode(ctx context.Context, f *nodeFlags, write bool) (*nodeAPI,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 		close: func() error { transport.CloseIdleConnections(); return nil },
+	}, nil
+}
+
+// openDirectory reads the data directory of a node, running or stopped.
+func openDirectory(ctx context.Context, dir string) (*nodeAPI, error) {
+	reader, err := node.OpenReadOnly(ctx, dir)
+	if err != nil {
+		return nil, &statusError{status: exitState, err: err}
+	}
+	return &nodeAPI{
+		base: "http://data-directory",
+		http: &http.Client{Transport: handlerTransport{reader.Handler()}}, close: reader.Close,
 	}, nil
 }
 
