@@ -54,8 +54,8 @@ type Options struct {
 	// Nil for nobody.
 	AgentsChanged func([]registry.Agent)
 	// Observed is told of every group that was to be committed: how long that took,
-	// what became durable, and the error that the whole group got. It runs on the
-	// committer's goroutine and must not block. Nil for nobody.
+	// what became durable, and the error that the whole group got, before anybody is
+	// answered. It runs on the committer's goroutine and must not block. Nil for nobody.
 	Observed func(took time.Duration, added Batch, err error)
 	// Entropy feeds the ids of entries and records; nil for the system's.
 	Entropy io.Reader
@@ -307,7 +307,11 @@ func (l *Ledger) commit(ctx context.Context, group []*pending) {
 	case !errors.Is(err, ErrUnavailable):
 		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	took := time.Since(began)
+	var added Batch
+	if err == nil {
+		added = b.batch()
+	}
+	l.opts.Observed(time.Since(began), added, err)
 	if err == nil && len(b.changes.Agents) > 0 {
 		l.opts.AgentsChanged(b.changes.Agents)
 	}
@@ -324,12 +328,9 @@ func (l *Ledger) commit(ctx context.Context, group []*pending) {
 			unwanted = append(unwanted, &pending{op: &release{task: a.in.TaskID, reason: "nobody waited for the admission"}, done: make(chan struct{})})
 		}
 	}
-	var added Batch
-	if err == nil && len(b.changes.Entries) > 0 {
-		added = b.batch()
+	if len(added.Entries) > 0 {
 		l.opts.Committed(added)
 	}
-	l.opts.Observed(took, added, err)
 	if err == nil {
 		for _, list := range b.changes.PriceLists {
 			l.priced[list.Hash] = true
