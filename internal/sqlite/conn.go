@@ -6,16 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	driversqlite "modernc.org/sqlite"
 )
 
 // conn is one connection without database/sql in between: its statements are
 // prepared once and their arguments are not converted. Not safe for concurrent
-// use.
+// use, unless turns is set: then different queries may run at once.
 type conn struct {
 	raw        driver.Conn
 	statements map[string]*statement
+	turns      *sync.Mutex // held while SQLite works for a query
 }
 
 // statement is a prepared statement and the place its arguments are bound from.
@@ -90,24 +92,22 @@ func (c *conn) exec(sql string, args ...driver.Value) (int64, error) {
 
 // query calls each for every row.
 func (c *conn) query(sql string, each func(*row) error, args ...driver.Value) (err error) {
-	s, err := c.prepare(sql)
+	s, rows, err := c.start(sql, args)
 	if err != nil {
 		return err
 	}
-	rows, err := s.raw.(driver.StmtQueryContext).QueryContext(context.Background(), s.bind(args))
-	if err != nil {
-		return fmt.Errorf("%.40q: %w", sql, err)
-	}
 	defer func() {
+		c.enter()
+		defer c.leave()
 		if e := rows.Close(); err == nil {
 			err = e
 		}
 	}()
-	if s.row.values == nil {
-		s.row.values = make([]driver.Value, len(rows.Columns()))
-	}
 	for {
-		switch err := rows.Next(s.row.values); {
+		c.enter()
+		err := rows.Next(s.row.values)
+		c.leave()
+		switch {
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
@@ -116,6 +116,36 @@ func (c *conn) query(sql string, each func(*row) error, args ...driver.Value) (e
 		if err := each(&s.row); err != nil {
 			return err
 		}
+	}
+}
+
+// start begins a query.
+func (c *conn) start(sql string, args []driver.Value) (*statement, driver.Rows, error) {
+	c.enter()
+	defer c.leave()
+	s, err := c.prepare(sql)
+	if err != nil {
+		return nil, nil, err
+	}
+	rows, err := s.raw.(driver.StmtQueryContext).QueryContext(context.Background(), s.bind(args))
+	if err != nil {
+		return nil, nil, fmt.Errorf("%.40q: %w", sql, err)
+	}
+	if s.row.values == nil {
+		s.row.values = make([]driver.Value, len(rows.Columns()))
+	}
+	return s, rows, nil
+}
+
+func (c *conn) enter() {
+	if c.turns != nil {
+		c.turns.Lock()
+	}
+}
+
+func (c *conn) leave() {
+	if c.turns != nil {
+		c.turns.Unlock()
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	asap "github.com/asap-protocol/asap-go"
 	"github.com/asap-protocol/asap-go/audit"
@@ -36,6 +37,7 @@ func (s *Store) ReadAudit(ctx context.Context, f func(auditlog.Snapshot) error) 
 	if err := c.script("BEGIN"); err != nil {
 		return explain(s.path, err)
 	}
+	c.turns = &sync.Mutex{}
 	err = f(&snapshot{ctx: ctx, c: c})
 	if e := c.script("ROLLBACK"); err == nil && e != nil && !noTransaction(e) {
 		err = e
@@ -148,16 +150,6 @@ func (s *snapshot) guardsMissing() ([]string, error) {
 	}
 	slices.Sort(missing)
 	return missing, err
-}
-
-// Entries implements auditlog.Snapshot. Rows share their columns.
-func (s *snapshot) Entries(from, to int64) iter.Seq2[audit.Row, error] {
-	var columns audit.Columns
-	return rows(s, `SELECT seq, octets, hash, id, timestamp_us, event_type, actor, subject FROM audit_entries WHERE seq >= ? AND seq < ? ORDER BY seq`,
-		func(r *row) (audit.Row, error) {
-			columns = audit.Columns{ID: r.text(3), TimestampUS: r.int(4), EventType: r.text(5), Actor: r.text(6), Subject: r.text(7)}
-			return audit.Row{Seq: r.int(0), Octets: r.blob(1), Hash: r.blob(2), Columns: &columns}, nil
-		}, from, to)
 }
 
 // Hashes implements auditlog.Snapshot.
