@@ -47,7 +47,7 @@ var layers = []layer{
 
 	{pkg: "internal/sqlite", may: []string{"internal/auditlog", "internal/slawatch", "internal/sla/sketch", ".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger"}, why: whyStore, noHTTP: true},
 	{pkg: "internal/postgres", may: []string{"internal/auditlog", ".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger"}, why: whyStore, noHTTP: true},
-	{pkg: "internal/storetest", may: []string{"internal/auditlog", ".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger"}, why: whyStore, noHTTP: true},
+	{pkg: "internal/storetest", may: []string{"internal/auditlog", "internal/slawatch", ".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger"}, why: whyStore, noHTTP: true},
 	{pkg: "internal/postgrestest", why: whyStore, noHTTP: true},
 
 	{pkg: "agent", may: []string{".", "delegation", "internal/canonicaljson"}, why: whyPublic},

@@ -36,8 +36,7 @@ type book struct {
 	purgeable   int64
 	prunable    bool
 
-	changes  Changes
-	warnings []Warning
+	changes Changes
 	// order of first change, so that the same group always writes the same way
 	dirtyBudgets []BudgetKey
 	dirtyRollups []RollupKey
@@ -161,7 +160,7 @@ func (c *Changes) empty() bool {
 }
 
 func (b *book) batch() Batch {
-	batch := Batch{Entries: b.changes.Entries, Records: make([]metering.Record, len(b.changes.Records)), Warnings: b.warnings}
+	batch := Batch{Entries: b.changes.Entries, Records: make([]metering.Record, len(b.changes.Records)), Warnings: b.changes.Warnings}
 	for i, r := range b.changes.Records {
 		batch.Records[i] = r.Record
 	}
@@ -248,7 +247,7 @@ func (b *book) take(p *posting) {
 			c.dirty = true
 			b.dirtyBudgets = append(b.dirtyBudgets, v.Key())
 		}
-		b.warn(&c.value, &v)
+		b.warn(&p.entries[0], &c.value, &v)
 		c.value, c.exists = v, true
 	}
 	for _, v := range p.rollups {

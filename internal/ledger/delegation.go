@@ -154,9 +154,16 @@ func weightier(a, b error) error {
 // Warning says that a limit is used up to a percentage, once for each of
 // [WarnAt].
 type Warning struct {
+	// Seq is that of the entry of the task that used it up, and At its time: the
+	// position of the warning on the live feed.
+	Seq int64
+	At  time.Time
 	BudgetKey
-	Unit    Unit
-	Percent int
+	// Delegate holds the token; empty where that is not kept. It is the store's to
+	// fill in.
+	Delegate asap.AgentURN
+	Unit     Unit
+	Percent  int
 	// Limit and Used are tasks or nano-USD as Unit says.
 	Limit, Used int64
 }
@@ -166,13 +173,13 @@ func WarnAt() [3]int { return [...]int{80, 90, 100} }
 
 // warn notes which percentages a change of a budget has crossed. What is used
 // never goes down, so each is crossed once.
-func (b *book) warn(before, after *Budget) {
+func (b *book) warn(e *audit.Entry, before, after *Budget) {
 	note := func(unit Unit, limit, was, is int64) {
 		for _, percent := range WarnAt() {
 			p := int64(percent)
 			at := limit/100*p + (limit%100*p+99)/100
 			if was < at && is >= at {
-				b.warnings = append(b.warnings, Warning{after.Key(), unit, percent, limit, is})
+				b.changes.Warnings = append(b.changes.Warnings, Warning{Seq: e.Seq, At: e.Timestamp, BudgetKey: after.Key(), Unit: unit, Percent: percent, Limit: limit, Used: is})
 			}
 		}
 	}

@@ -231,8 +231,10 @@ type Changes struct {
 	// Tokens are kept unless their key is there already, Revocations are new.
 	Tokens      []Token
 	Revocations []Revocation
-	Entries     []audit.Entry // extend the log; the last one is the head
-	Counters    Counters
+	// Warnings are kept unless one of the same token, unit and percentage is.
+	Warnings []Warning
+	Entries  []audit.Entry // extend the log; the last one is the head
+	Counters Counters
 	// Checkpoints are signed notes to keep beside the log.
 	Checkpoints []audit.CheckpointRow
 	// Prune moves the minimum index of the log; the entries before it are removed
@@ -250,6 +252,22 @@ type Changes struct {
 	DropAnswers       int
 	DropAnswersBefore time.Time
 	Removed           *int64
+}
+
+// News is what a log has gained behind a position, for a node that follows it. All
+// of it is of one moment.
+type News struct {
+	// Head is the seq of the newest entry; -1 for an empty log.
+	Head int64
+	// Records is the sequence of the newest usage record.
+	Records int64
+	// Agents are those that changed behind the position, removed ones too, as they
+	// are now, parsed; Revocations those that were made. Each in the order of the log.
+	Agents      []registry.Agent
+	Revocations []Revocation
+	// Breaches and Warnings tell whether there are changes of breaches, and warnings
+	// of limits, behind the position.
+	Breaches, Warnings bool
 }
 
 // StoredPriceList is a price list as the records that it priced refer to it.

@@ -42,7 +42,7 @@ func (w *Watch) keep(ctx context.Context) (more bool, err error) {
 		w.sweep = w.begin()
 	}
 	n := min(w.sweep.left, agentsAtOnce)
-	c := &Checkpoint{Position: w.stored, Agents: w.engine.TakeChanged(n)}
+	c := &Checkpoint{Position: w.stored, Journal: w.seq, Agents: w.engine.TakeChanged(n)}
 	for i := range c.Agents {
 		c.Agents[i].Mark = w.seq
 		c.Buckets = w.buckets.ofAgent(c.Buckets, c.Agents[i].Agent)

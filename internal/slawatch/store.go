@@ -2,6 +2,7 @@ package slawatch
 
 import (
 	"context"
+	"errors"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -63,6 +64,8 @@ type Checkpoint struct {
 	// Position is up to where the state is complete then; inputs up to it are of no
 	// use any more.
 	Position Position
+	// Journal is the last input in the journal, as far as the writer knows.
+	Journal int64
 	// Agents are those that changed; the others stay.
 	Agents []sla.AgentState
 	// Seen are the hours that changed; those before SeenSince go.
@@ -87,16 +90,29 @@ type TaskEnd struct {
 	Observed bool
 }
 
-// Store keeps the state. All methods are safe for concurrent use, and what
-// returned nil is durable.
+// ErrFenced reports that somebody else has written to the journal, or made a state
+// the stored one: what this watch knows is not all, and it must not go on writing.
+var ErrFenced = errors.New("another node has written service levels")
+
+// Store keeps the state. All methods are safe for concurrent use, by several nodes
+// too where they share it, and what returned nil is durable.
 type Store interface {
 	// LoadSLA returns everything that is needed to go on.
 	LoadSLA(ctx context.Context) (*Saved, error)
-	// JournalSLA appends inputs.
+	// JournalSLA appends inputs, which are of one instant. It is ErrFenced, and
+	// nothing is stored, unless the first one's Seq is the next (after the last one
+	// in the journal and the stored position) and its At not before the last one's
+	// and the position's.
 	JournalSLA(ctx context.Context, inputs []Input) error
 	// CheckpointSLA makes what it is given part of the stored state, in one
-	// transaction. The inputs up to the position may be forgotten a while later.
+	// transaction. The inputs up to the position that was stored before may be
+	// forgotten a while later: who follows the journal needs the newer ones. It is
+	// ErrFenced, and nothing is stored, unless Checkpoint.Journal is the last in the
+	// journal, and neither Input nor At of the position before those of the stored one.
 	CheckpointSLA(ctx context.Context, c *Checkpoint) error
+	// SLAJournal returns at most limit inputs after one, in order, and the stored
+	// position (zero: none), both of one moment.
+	SLAJournal(ctx context.Context, after int64, limit int) ([]Input, Position, error)
 	// SLABuckets returns the buckets of a tier that start in [from, until), of one
 	// agent or, with "", of all; ordered by start.
 	SLABuckets(ctx context.Context, tier sla.Tier, agent string, from, until sla.Instant) ([]sla.Bucket, error)

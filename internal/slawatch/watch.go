@@ -60,7 +60,7 @@ type Watch struct {
 
 	// The rest belongs to the goroutine of Run.
 	stored     Position
-	hasState     bool                // the store holds a state
+	hasState   bool                // the store holds a state
 	seenStored map[sla.Instant]int // how many tasks of each hour are stored
 	checkpoint time.Time           // when the next is due
 	sweep      *sweep              // nil: none is under way

@@ -125,11 +125,17 @@ func registration(t testing.TB, name string) *registry.Registration {
 
 // watch uses what belongs to service levels.
 func watch(ctx context.Context, s *sqlite.Store, note func(error)) {
-	note(s.JournalSLA(ctx, []slawatch.Input{{Seq: time.Now().UnixNano(), At: 1, Kind: "probe", Agent: damagedAgent}}))
-	note(s.CheckpointSLA(ctx, &slawatch.Checkpoint{Position: slawatch.Position{At: 5}, Agents: []sla.AgentState{{Agent: damagedAgent}}, Seen: []sla.SeenTasks{{Hour: 3600000, Keys: []uint64{7}}},
+	inputs, at, err := s.SLAJournal(ctx, 0, 1000)
+	note(err)
+	next := at.Input + 1
+	for _, in := range inputs {
+		next, at.At = max(next, in.Seq+1), max(at.At, in.At)
+	}
+	note(s.JournalSLA(ctx, []slawatch.Input{{Seq: next, At: at.At + 1, Kind: "probe", Agent: damagedAgent}}))
+	note(s.CheckpointSLA(ctx, &slawatch.Checkpoint{Position: slawatch.Position{At: at.At + 5, Input: next}, Journal: next, Agents: []sla.AgentState{{Agent: damagedAgent}}, Seen: []sla.SeenTasks{{Hour: 3600000, Keys: []uint64{7}}},
 		SeenSince: 1, Buckets: []sla.Bucket{{Tier: sla.TierMinute, Start: 60000, Agent: damagedAgent}}, Expire: map[sla.Tier]sla.Instant{sla.TierMinute: 1}}))
 	note(s.SetDelivered(ctx, "hook", 1, &slawatch.DeadLetter{At: 1, Attempts: 3, Error: "gone"}))
-	_, err := s.LoadSLA(ctx)
+	_, err = s.LoadSLA(ctx)
 	note(err)
 	_, err = s.SLABuckets(ctx, sla.TierMinute, damagedAgent, 0, 1<<40)
 	note(err)
@@ -166,6 +172,12 @@ func read(ctx context.Context, s *sqlite.Store, note func(error)) {
 	_, err = s.Agents(ctx)
 	note(err)
 	drain(s.Revocations(ctx), note)
+	_, err = s.News(ctx, -1)
+	note(err)
+	_, err = s.LimitWarnings(ctx, -1, 10)
+	note(err)
+	_, err = s.LastLimitWarning(ctx)
+	note(err)
 	_, _, err = s.Revocation(ctx, ledger.BudgetKey{Issuer: damagedCaller, TokenID: "basetoken"})
 	note(err)
 	_, err = s.ListTokens(ctx, ledger.TokenFilter{Party: damagedAgent, Unrevoked: true}, 0, 10)

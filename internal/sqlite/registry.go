@@ -5,9 +5,6 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
-	"fmt"
-
-	"github.com/go-json-experiment/json/jsontext"
 
 	asap "github.com/asap-protocol/asap-go"
 	"github.com/asap-protocol/asap-go/internal/ledger"
@@ -63,37 +60,14 @@ func (t *tx) putAgent(a *registry.Agent) error {
 // order of their ids.
 func (s *Store) Agents(ctx context.Context) (agents []registry.Agent, err error) {
 	err = s.read(ctx, func(q *sql.Tx) error {
-		keys, err := readAgentKeys(ctx, q)
-		if err != nil {
-			return err
-		}
-		rows, err := q.QueryContext(ctx, `SELECT agent, entry_seq, source, version, content, document, registered_us, updated_us
-			FROM registry_agents ORDER BY agent`)
-		if err != nil {
-			return err
-		}
-		defer rows.Close() //nolint:errcheck // its error is that of Err
-		for rows.Next() {
-			var a registry.Agent
-			var document, content []byte
-			var registeredUS, updatedUS int64
-			if err := rows.Scan(&a.ID, &a.Seq, &a.Source, &a.Version, &content, &document, &registeredUS, &updatedUS); err != nil {
-				return err
-			}
-			copy(a.Content[:], content)
-			a.Document, a.RegisteredAt, a.UpdatedAt, a.Keys = jsontext.Value(document), fromUS(registeredUS), fromUS(updatedUS), keys[a.ID]
-			if err := a.Parse(); err != nil {
-				return fmt.Errorf("registry: %w", err)
-			}
-			agents = append(agents, a)
-		}
-		return rows.Err()
+		agents, err = readAgents(ctx, q, ``, `agent`)
+		return err
 	})
 	return agents, err
 }
 
-func readAgentKeys(ctx context.Context, q *sql.Tx) (map[asap.AgentURN][]registry.Key, error) {
-	rows, err := q.QueryContext(ctx, `SELECT agent, public_key, added_us FROM registry_keys ORDER BY agent, position`)
+func readAgentKeys(ctx context.Context, q *sql.Tx, which string, args ...any) (map[asap.AgentURN][]registry.Key, error) {
+	rows, err := q.QueryContext(ctx, `SELECT agent, public_key, added_us FROM registry_keys`+which+` ORDER BY agent, position`, args...) //nolint:gosec // the conditions are texts of this package
 	if err != nil {
 		return nil, err
 	}

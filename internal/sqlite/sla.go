@@ -88,19 +88,9 @@ func (s *Store) LoadSLA(ctx context.Context) (*slawatch.Saved, error) {
 		}); err != nil {
 			return err
 		}
-		return each(ctx, q, `SELECT seq, at_ms, input FROM sla_input WHERE seq > ? ORDER BY seq`, func(scan func(...any) error) error {
-			var in slawatch.Input
-			var text []byte
-			var seq int64
-			var at sla.Instant
-			if err := scan(&seq, &at, &text); err != nil {
-				return err
-			}
-			err := json.Unmarshal(text, &in)
-			in.Seq, in.At = seq, at
-			saved.Inputs = append(saved.Inputs, in)
-			return err
-		}, p.Input)
+		var err error
+		saved.Inputs, err = readInputs(ctx, q, p.Input, -1)
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("load what is known about service levels: %w", err)
@@ -126,6 +116,13 @@ func each(ctx context.Context, q *sql.Tx, query string, f func(scan func(...any)
 // JournalSLA implements slawatch.Store.
 func (s *Store) JournalSLA(_ context.Context, inputs []slawatch.Input) error {
 	return s.transact(func(c *conn) error {
+		end, err := journalEnd(c)
+		if err != nil {
+			return err
+		}
+		if first := &inputs[0]; first.Seq != end.last+1 || int64(first.At) < max(end.lastMS, end.positionMS) {
+			return slawatch.ErrFenced
+		}
 		for i := range inputs {
 			text, err := json.Marshal(&inputs[i])
 			if err != nil {
@@ -139,9 +136,64 @@ func (s *Store) JournalSLA(_ context.Context, inputs []slawatch.Input) error {
 	})
 }
 
+// ends says where the journal and the stored state end; 0 where there is none.
+type ends struct {
+	last, lastMS         int64 // of the journal, or of the state if that is all there is
+	position, positionMS int64
+}
+
+func journalEnd(c *conn) (e ends, err error) {
+	err = c.query(`SELECT input_seq, at_ms FROM sla_position`, func(r *row) error {
+		e = ends{r.int(0), 0, r.int(0), r.int(1)}
+		return nil
+	})
+	if err != nil {
+		return e, err
+	}
+	return e, c.query(`SELECT seq, at_ms FROM sla_input ORDER BY seq DESC LIMIT 1`, func(r *row) error {
+		e.last, e.lastMS = max(e.last, r.int(0)), r.int(1)
+		return nil
+	})
+}
+
+// SLAJournal implements slawatch.Store.
+func (s *Store) SLAJournal(ctx context.Context, after int64, limit int) (inputs []slawatch.Input, p slawatch.Position, err error) {
+	err = s.read(ctx, func(q *sql.Tx) error {
+		if err := q.QueryRowContext(ctx, `SELECT at_ms, input_seq, records FROM sla_position`).Scan(&p.At, &p.Input, &p.Records); err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		inputs, err = readInputs(ctx, q, after, limit)
+		return err
+	})
+	return inputs, p, err
+}
+
+func readInputs(ctx context.Context, q *sql.Tx, after int64, limit int) (inputs []slawatch.Input, err error) {
+	return inputs, each(ctx, q, `SELECT seq, at_ms, input FROM sla_input WHERE seq > ? ORDER BY seq LIMIT ?`, func(scan func(...any) error) error {
+		var in slawatch.Input
+		var text []byte
+		var seq int64
+		var at sla.Instant
+		if err := scan(&seq, &at, &text); err != nil {
+			return err
+		}
+		err := json.Unmarshal(text, &in)
+		in.Seq, in.At = seq, at
+		inputs = append(inputs, in)
+		return err
+	}, after, limit)
+}
+
 // CheckpointSLA implements slawatch.Store.
 func (s *Store) CheckpointSLA(_ context.Context, p *slawatch.Checkpoint) error {
 	return s.transact(func(c *conn) error {
+		end, err := journalEnd(c)
+		if err != nil {
+			return err
+		}
+		if p.Journal != end.last || p.Position.Input < end.position || int64(p.Position.At) < end.positionMS {
+			return slawatch.ErrFenced
+		}
 		for i := range p.Agents {
 			a := &p.Agents[i]
 			text, err := json.Marshal(a)
@@ -186,10 +238,10 @@ func (s *Store) CheckpointSLA(_ context.Context, p *slawatch.Checkpoint) error {
 			}
 		}
 		// Not all at once: others wait. LoadSLA leaves them out in any case.
-		if _, err := c.exec(`DELETE FROM sla_input WHERE seq <= ? AND seq < (SELECT min(seq) FROM sla_input) + 4096`, p.Position.Input); err != nil {
+		if _, err := c.exec(`DELETE FROM sla_input WHERE seq <= ? AND seq < (SELECT min(seq) FROM sla_input) + 4096`, end.position); err != nil {
 			return err
 		}
-		_, err := c.exec(`REPLACE INTO sla_position (one, at_ms, input_seq, records) VALUES (1, ?, ?, ?)`,
+		_, err = c.exec(`REPLACE INTO sla_position (one, at_ms, input_seq, records) VALUES (1, ?, ?, ?)`,
 			int64(p.Position.At), p.Position.Input, p.Position.Records)
 		return err
 	})

@@ -56,6 +56,13 @@ func (t *tx) Write(_ context.Context, c *ledger.Changes) error {
 			return fmt.Errorf("revocation of %s: %w", c.Revocations[i].TokenID, err)
 		}
 	}
+	for i := range c.Warnings {
+		w := &c.Warnings[i]
+		if _, err := t.c.exec(`INSERT OR IGNORE INTO limit_warnings (issuer, token_id, unit, percent, seq, at_us, of_limit, used) VALUES (?,?,?,?,?,?,?,?)`,
+			string(w.Issuer), w.TokenID, string(w.Unit), int64(w.Percent), w.Seq, w.At.UnixMicro(), w.Limit, w.Used); err != nil {
+			return fmt.Errorf("warning about %s: %w", w.TokenID, err)
+		}
+	}
 	for i := range c.Agents {
 		if err := t.putAgent(&c.Agents[i]); err != nil {
 			return fmt.Errorf("agent %s: %w", c.Agents[i].ID, err)

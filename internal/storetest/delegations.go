@@ -283,8 +283,10 @@ func testBudgetOrder(t *testing.T, b Backend) {
 	r.settle(settlement(1)) // unpriced: the ceiling is charged
 	r.down()
 	key := ledger.BudgetKey{Issuer: alice, TokenID: "root"}
-	want := []ledger.Warning{{BudgetKey: key, Unit: ledger.UnitTasks, Percent: 80, Limit: 1, Used: 1}, {BudgetKey: key, Unit: ledger.UnitTasks, Percent: 90, Limit: 1, Used: 1},
-		{BudgetKey: key, Unit: ledger.UnitTasks, Percent: 100, Limit: 1, Used: 1}}
+	var want []ledger.Warning
+	for _, percent := range ledger.WarnAt() {
+		want = append(want, ledger.Warning{Seq: 1, At: epoch, BudgetKey: key, Unit: ledger.UnitTasks, Percent: percent, Limit: 1, Used: 1})
+	}
 	if diff := cmp.Diff(want, warnings); diff != "" {
 		t.Error(diff)
 	}

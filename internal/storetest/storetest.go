@@ -20,6 +20,7 @@ import (
 	"github.com/asap-protocol/asap-go/internal/ledger"
 	"github.com/asap-protocol/asap-go/internal/metering"
 	"github.com/asap-protocol/asap-go/internal/registry"
+	"github.com/asap-protocol/asap-go/internal/slawatch"
 )
 
 // Store is a ledger.Store with the readers of what it holds.
@@ -38,6 +39,10 @@ type Store interface {
 	Revocations(ctx context.Context) iter.Seq2[ledger.Revocation, error]
 	Revocation(ctx context.Context, key ledger.BudgetKey) (ledger.Revocation, bool, error)
 	ListTokens(ctx context.Context, f ledger.TokenFilter, before int64, limit int) ([]ledger.Token, error)
+	slawatch.Store
+	News(ctx context.Context, after int64) (ledger.News, error)
+	LimitWarnings(ctx context.Context, after int64, limit int) ([]ledger.Warning, error)
+	LastLimitWarning(ctx context.Context) (int64, error)
 }
 
 // Backend is one storage. Open opens it; it is called again after the store it
@@ -82,6 +87,9 @@ func Run(t *testing.T, fresh func(t testing.TB) Backend) {
 		{"Faults", testFaults},
 		{"Shutdown", testShutdown},
 		{"Feed", testFeed},
+		{"News", testNews},
+		{"Warnings", testWarnings},
+		{"Journal", testJournal},
 		{"Deserted", testDeserted},
 		{"Instances", testInstances},
 		{"Nodes", testNodes},

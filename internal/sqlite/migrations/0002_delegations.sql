@@ -34,6 +34,23 @@ CREATE TABLE revocations (
     PRIMARY KEY (issuer, token_id)
 ) STRICT, WITHOUT ROWID;
 
+CREATE INDEX revocations_entry ON revocations (entry_seq);
+
+-- Limits of tokens that came near their end: each percentage once.
+CREATE TABLE limit_warnings (
+    issuer   TEXT    NOT NULL,
+    token_id TEXT    NOT NULL,
+    unit     TEXT    NOT NULL,                      -- tasks, cost
+    percent  INTEGER NOT NULL,
+    seq      INTEGER NOT NULL,                      -- of the entry of the task that used it up
+    at_us    INTEGER NOT NULL,
+    of_limit INTEGER NOT NULL,
+    used     INTEGER NOT NULL,
+    PRIMARY KEY (issuer, token_id, unit, percent)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX limit_warnings_seq ON limit_warnings (seq);
+
 CREATE TRIGGER revocations_no_update BEFORE UPDATE ON revocations
 BEGIN SELECT RAISE(ABORT, 'revocations cannot be changed'); END;
 

@@ -12,6 +12,8 @@ CREATE TABLE registry_agents (
     updated_us    INTEGER NOT NULL
 ) STRICT;
 
+CREATE INDEX registry_agents_entry ON registry_agents (entry_seq);
+
 -- The keys pinned for an agent.
 CREATE TABLE registry_keys (
     agent      TEXT    NOT NULL REFERENCES registry_agents (agent),
