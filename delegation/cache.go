@@ -32,9 +32,10 @@ const (
 // issuers' key epochs are checked each time. It is safe for concurrent use; a
 // token that many ask about at once is verified once.
 type Verifier struct {
-	policy Policy
-	seed   maphash.Seed
-	shards [cacheShards]cacheShard
+	policy      Policy
+	generations GenerationSource // the policy's keys, if they tell of all issuers at once
+	seed        maphash.Seed
+	shards      [cacheShards]cacheShard
 }
 
 type cacheShard struct {
@@ -56,6 +57,7 @@ type flight struct {
 // change their meaning but through key epochs, roots and revocations.
 func NewVerifier(p Policy) *Verifier {
 	v := &Verifier{policy: p, seed: maphash.MakeSeed()}
+	v.generations, _ = p.Keys.(GenerationSource)
 	for i := range v.shards {
 		s := &v.shards[i]
 		s.flights = make(map[string]*flight)
@@ -138,10 +140,19 @@ func (v *Verifier) fly(s *cacheShard, f *flight, token string, now int64) (*verd
 
 // current tells whether no issuer's keys have changed since the verdict.
 func (v *Verifier) current(d *verdict) bool {
+	var generation uint64
+	if v.generations != nil {
+		if generation = v.generations.Generation(); generation == d.generation.Load() {
+			return true
+		}
+	}
 	for i := range d.grant.links {
 		if v.policy.Keys.Epoch(d.grant.links[i].Issuer) != d.epochs[i] {
 			return false
 		}
+	}
+	if v.generations != nil { // read before the epochs: what has changed since is seen next time
+		d.generation.Store(generation)
 	}
 	return true
 }

@@ -357,3 +357,50 @@ func TestAllocations(t *testing.T) {
 		t.Logf("%d links: %v allocations uncached", n, miss)
 	}
 }
+
+// generations is a key source that counts what it is asked.
+type generations struct {
+	KeySource
+	generation uint64
+	asked      int
+}
+
+func (g *generations) Generation() uint64 { return g.generation }
+
+func (g *generations) Epoch(issuer asap.AgentURN) uint64 {
+	g.asked++
+	return g.KeySource.Epoch(issuer)
+}
+
+// Epochs are asked for again when the generation has changed, and only then; a
+// key that was withdrawn in the meantime is noticed.
+func TestGenerations(t *testing.T) {
+	policy := testPolicy(t)
+	ring := policy.Keys.(*KeyRing)
+	source := &generations{KeySource: ring, generation: 1}
+	policy.Keys = source
+	verifier := NewVerifier(*policy)
+	token, query := chainOf(t, 3), ask(path[3], ScopeTaskExecute)
+	verify := func(wantAsked int, ok bool) {
+		t.Helper()
+		source.asked = 0
+		if _, err := verifier.Verify(token, query); (err == nil) != ok || source.asked != wantAsked {
+			t.Errorf("%v, %d epochs asked for, want %d", err, source.asked, wantAsked)
+		}
+	}
+	verify(3, true) // analysed
+	verify(3, true) // found, and the epochs compared
+	verify(0, true)
+	source.generation++
+	verify(3, true)
+	verify(0, true)
+	if !ring.Withdraw(path[1], "") {
+		t.Fatal("no key")
+	}
+	verify(0, true) // as long as the source says that nothing changed
+	source.generation++
+	source.asked = 0
+	if _, err := verifier.Verify(token, query); err == nil || source.asked == 0 {
+		t.Error("a withdrawn key is not noticed", err, source.asked)
+	}
+}

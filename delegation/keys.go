@@ -36,6 +36,16 @@ type KeySource interface {
 	Epoch(issuer asap.AgentURN) uint64
 }
 
+// GenerationSource is a [KeySource] that can tell of all its issuers at once
+// whether anything may have changed.
+type GenerationSource interface {
+	KeySource
+	// Generation is a number that changes whenever the epoch of any issuer may
+	// have changed, and is never 0. While it stays, a [Verifier] does not ask for
+	// the epochs of a token again.
+	Generation() uint64
+}
+
 var (
 	errKeyCanonical = errors.New("a key that is not in canonical form")
 	errKeyPoint     = errors.New("a key that is no point of the curve")

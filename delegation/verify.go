@@ -3,6 +3,7 @@ package delegation
 import (
 	"crypto/ed25519"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	asap "github.com/asap-protocol/asap-go"
@@ -64,10 +65,12 @@ func Verify(token string, p *Policy, q Query) (*Grant, error) {
 }
 
 // verdict is everything about a token that depends on nothing but its text and
-// the keys: what a cache may keep. It is immutable.
+// the keys: what a cache may keep. It is immutable but for generation.
 type verdict struct {
 	grant  Grant
 	epochs [MaxLinks]uint64 // of each link's issuer, read before its keys
+	// generation of the keys in which the epochs were found unchanged; 0: none yet.
+	generation atomic.Uint64
 
 	// Refusals that stand already, each for its own step; the steps between
 	// them depend on the request.

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/x509"
@@ -76,6 +77,8 @@ type Authenticator struct {
 	Audiences []asap.AgentURN
 	// Now is the clock.
 	Now func() time.Time
+
+	verified verifiedTokens
 }
 
 // Authenticate tells who presents c. Its error is, or wraps, one of the four of
@@ -126,9 +129,12 @@ func (a *Authenticator) bearer(ctx context.Context, token string) (Caller, error
 	if a.Operator != nil && a.Operator.Is(token, a.Now()) {
 		return Caller{Role: Operator}, nil
 	}
+	if before, known := a.verified.get(token); known {
+		return a.agentToken(token, before)
+	}
 	parsed, agentErr := delegation.ParseAgentToken(token)
 	if agentErr == nil {
-		return a.agentToken(parsed)
+		return a.agentToken(token, verifiedToken{parsed: parsed})
 	}
 	if a.OIDC != nil {
 		return a.OIDC.verify(ctx, token, a.Now())
@@ -136,17 +142,23 @@ func (a *Authenticator) bearer(ctx context.Context, token string) (Caller, error
 	return Caller{}, fmt.Errorf("%w: %w", ErrInvalid, agentErr)
 }
 
-// agentToken checks a token that an agent signed.
-func (a *Authenticator) agentToken(t *delegation.AgentToken) (Caller, error) {
-	now := a.Now()
+// agentToken checks a token that an agent signed. before.key is the key that has
+// verified its signature, nil if none has yet.
+func (a *Authenticator) agentToken(token string, before verifiedToken) (Caller, error) {
+	t, now := before.parsed, a.Now()
 	keys := a.Keys.usable(t.Issuer, t.KeyID, now)
 	known := len(keys) > 0
 	if !known {
 		keys = []ed25519.PublicKey{nobodysKey()}
 	}
-	signed := false
+	signed := before.key != nil && slices.ContainsFunc(keys, func(key ed25519.PublicKey) bool { return bytes.Equal(key, before.key) })
 	for _, key := range keys {
-		signed = signed || t.SignedBy(key)
+		if !signed && t.SignedBy(key) {
+			signed = true
+			if known {
+				a.verified.put(token, verifiedToken{t, key})
+			}
+		}
 	}
 	refuse := func(why string) (Caller, error) { return Caller{}, fmt.Errorf("%w: %s", ErrInvalid, why) }
 	unix, skew := now.Unix(), int64(ClockSkew/time.Second)

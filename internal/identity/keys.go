@@ -48,6 +48,7 @@ type KeySource interface {
 type KeyRing struct {
 	now    func() time.Time
 	others []KeySource
+	sound  soundKeys // of the others: those of files were checked when they came
 
 	mu          sync.RWMutex
 	files       map[asap.AgentURN][]Key
@@ -112,18 +113,18 @@ func (r *KeyRing) all(agent asap.AgentURN, now time.Time) []Key {
 	var good []Key
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	take := func(keys []Key) {
+	take := func(keys []Key, checked bool) {
 		for _, k := range keys {
 			if k.Agent != agent || k.Compromised || r.compromised[string(k.Public)] || now.Before(k.NotBefore) ||
-				(!k.NotAfter.IsZero() && !now.Before(k.NotAfter)) || delegation.CheckKey(k.Public) != nil {
+				(!k.NotAfter.IsZero() && !now.Before(k.NotAfter)) || !checked && !r.sound.check(k.Public) {
 				continue
 			}
 			good = append(good, k)
 		}
 	}
-	take(r.files[agent])
+	take(r.files[agent], true)
 	for _, other := range r.others {
-		take(other.AgentKeys(agent))
+		take(other.AgentKeys(agent), false)
 	}
 	return good
 }

@@ -346,8 +346,8 @@ type issuerKeys struct {
 	revoked *delegation.RevocationSet
 	now     func() time.Time
 
+	generation atomic.Uint64 // how often forget was called; changed under mu
 	mu         sync.RWMutex
-	generation uint64                       // guarded by mu
 	found      map[asap.AgentURN]issuerFind // guarded by mu
 }
 
@@ -368,12 +368,12 @@ func (k *issuerKeys) find(issuer asap.AgentURN) issuerFind {
 	now := k.now()
 	k.mu.RLock()
 	have, ok := k.found[issuer]
-	generation := k.generation
+	generation := k.generation.Load()
 	k.mu.RUnlock()
 	if ok && now.Before(have.until) {
 		return have
 	}
-	have = issuerFind{epoch: k.ring.Epoch(issuer), until: now.Add(keysKept)}
+	have = issuerFind{epoch: k.ring.Epoch(issuer), until: now.Truncate(keysKept).Add(keysKept)}
 	have.keys = slices.DeleteFunc(k.ring.Keys(issuer, ""), func(key delegation.Key) bool {
 		gone, err := k.revoked.Revoked(issuer, httpapi.KeyRevocationPrefix+delegation.Thumbprint(key.Public))
 		if gone || err != nil {
@@ -383,7 +383,7 @@ func (k *issuerKeys) find(issuer asap.AgentURN) issuerFind {
 	})
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.generation == generation { // else this may be old already
+	if k.generation.Load() == generation { // else this may be old already
 		if k.found == nil || len(k.found) >= maxIssuers {
 			k.found = map[asap.AgentURN]issuerFind{}
 		}
@@ -396,7 +396,7 @@ func (k *issuerKeys) find(issuer asap.AgentURN) issuerFind {
 func (k *issuerKeys) forget() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.generation++
+	k.generation.Add(1)
 	k.found = nil
 }
 
@@ -414,6 +414,12 @@ func (k *issuerKeys) Keys(issuer asap.AgentURN, keyID string) []delegation.Key {
 		}
 	}
 	return named
+}
+
+// Generation implements delegation.GenerationSource: it changes with every forget
+// and, as finds do, with the clock.
+func (k *issuerKeys) Generation() uint64 {
+	return (k.generation.Load()+1)<<40 | uint64(k.now().Unix())&(1<<40-1) //nolint:gosec // seconds since 1970, of any sign
 }
 
 // Epoch implements delegation.KeySource.
