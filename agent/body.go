@@ -56,12 +56,18 @@ func discardRest(w http.ResponseWriter, r *http.Request) {
 // them; at most one byte more than the limit is ever held.
 type bodyReader struct {
 	limit int64
+	room  *Room     // of all bodies together; nil: no bound
 	gzips sync.Pool // *gzip.Reader
 	brs   sync.Pool // *brotli.Reader
 }
 
-// read returns the plain body of r.
-func (br *bodyReader) read(r *http.Request) ([]byte, *httpFailure) {
+// errNoRoom says that other bodies hold all the memory there is for them.
+var errNoRoom = errors.New("no room for the body")
+
+// read returns the plain body of r, which holds its share of the room until that
+// is ended.
+func (br *bodyReader) read(r *http.Request, held *share) ([]byte, *httpFailure) {
+	held.room = br.room
 	if r.ContentLength > br.limit {
 		return nil, tooLarge("Request size", r.ContentLength, br.limit)
 	}
@@ -73,13 +79,15 @@ func (br *bodyReader) read(r *http.Request) ([]byte, *httpFailure) {
 			fmt.Sprintf("Unsupported Content-Encoding: %.64s. Supported: br, gzip", encoding)}
 	}
 	raw := &limitedReader{r: r.Body, limit: br.limit}
-	body, err := br.plain(raw, encoding, r.ContentLength)
+	body, err := br.plain(raw, encoding, r.ContentLength, held)
 	var over *overLimitError
 	switch {
 	case err == nil:
 		return body, nil
 	case raw.over:
 		return nil, tooLarge("Request size", raw.n, br.limit)
+	case errors.Is(err, errNoRoom):
+		return nil, &httpFailure{http.StatusServiceUnavailable, asap.CodeOverloaded, asap.CodeOverloaded.Info().Sentence}
 	case errors.As(err, &over):
 		return nil, tooLarge("Decompressed request size", over.size, br.limit)
 	case raw.err != nil:
@@ -89,7 +97,7 @@ func (br *bodyReader) read(r *http.Request) ([]byte, *httpFailure) {
 	}
 }
 
-func (br *bodyReader) plain(raw io.Reader, encoding string, announced int64) ([]byte, error) {
+func (br *bodyReader) plain(raw io.Reader, encoding string, announced int64, held *share) ([]byte, error) {
 	switch encoding {
 	case "gzip":
 		// A bufio.Reader keeps gzip from allocating one per body of its own.
@@ -105,7 +113,7 @@ func (br *bodyReader) plain(raw io.Reader, encoding string, announced int64) ([]
 		if err := z.Reset(buffered); err != nil {
 			return nil, err
 		}
-		return readAll(z, br.limit, announced)
+		return readAll(z, br.limit, announced, held)
 	case "br":
 		z, _ := br.brs.Get().(*brotli.Reader)
 		if z == nil {
@@ -115,9 +123,9 @@ func (br *bodyReader) plain(raw io.Reader, encoding string, announced int64) ([]
 		if err := z.Reset(raw); err != nil {
 			return nil, err
 		}
-		return readAll(z, br.limit, announced)
+		return readAll(z, br.limit, announced, held)
 	default:
-		return readAll(raw, br.limit, announced)
+		return readAll(raw, br.limit, announced, held)
 	}
 }
 
@@ -127,8 +135,8 @@ func (e *overLimitError) Error() string { return "the body is too large" }
 
 // readAll reads r to its end, but not beyond limit. An announced length sizes
 // the first buffer, within reason: memory follows what has really arrived.
-func readAll(r io.Reader, limit, announced int64) ([]byte, error) {
-	const first, trusted = 512, 32 << 10
+func readAll(r io.Reader, limit, announced int64, held *share) ([]byte, error) {
+	const first, trusted = 512, freeRoom
 	buf := make([]byte, 0, max(first, min(announced+1, trusted)))
 	for {
 		n, err := r.Read(buf[len(buf):cap(buf)])
@@ -143,7 +151,11 @@ func readAll(r io.Reader, limit, announced int64) ([]byte, error) {
 			return nil, err
 		}
 		if len(buf) == cap(buf) {
-			grown := make([]byte, len(buf), min(2*int64(cap(buf)), limit+1))
+			size := min(2*int64(cap(buf)), limit+1)
+			if !held.grow(size) {
+				return nil, errNoRoom
+			}
+			grown := make([]byte, len(buf), size)
 			copy(grown, buf)
 			buf = grown
 		}

@@ -36,11 +36,12 @@ func FuzzCompressed(f *testing.F) {
 		f.Add(pack(zip, pack(zip, text)), "gzip, gzip")
 		f.Add(text, "identity")
 	}
-	bodies := &bodyReader{limit: limit}
+	bodies := &bodyReader{limit: limit, room: NewRoom(1 << 20)}
 	f.Fuzz(func(t *testing.T, sent []byte, encoding string) {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/asap", bytes.NewReader(sent))
 		r.Header.Set("Content-Encoding", encoding)
-		got, failure := bodies.read(r)
+		var held share
+		got, failure := bodies.read(r, &held)
 		if failure != nil {
 			switch failure.status {
 			case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType:
@@ -49,6 +50,9 @@ func FuzzCompressed(f *testing.F) {
 			}
 		} else if len(got) > limit || cap(got) > 2*limit {
 			t.Fatalf("%d bytes, room for %d", len(got), cap(got))
+		}
+		if held.end(); bodies.room.Taken() != 0 {
+			t.Fatalf("%d bytes are held for ever", bodies.room.Taken())
 		}
 		var plain io.Reader
 		switch encoding {

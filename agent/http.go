@@ -103,9 +103,14 @@ func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
 	// off tasks that work for longer.
 	timed := http.NewResponseController(w)
 	timed.SetReadDeadline(time.Now().Add(s.limits.BodyTimeout)) //nolint:errcheck // not every writer can
-	body, failure := s.bodies.read(r)
+	var held share
+	defer held.end()
+	body, failure := s.bodies.read(r, &held)
 	timed.SetReadDeadline(time.Time{}) //nolint:errcheck // as above
 	if failure != nil {
+		if failure.status == http.StatusServiceUnavailable {
+			w.Header().Set("Retry-After", "1")
+		}
 		writeDetail(w, failure.status, failure.code, failure.detail)
 		discardRest(w, r)
 		return

@@ -100,6 +100,10 @@ type Config struct {
 	// Limits.
 	Limiter *RateLimiter
 
+	// Room bounds the memory of request bodies; it may be shared with other
+	// routes. Nil: one made of Limits.
+	Room *Room
+
 	Limits Limits
 }
 
@@ -107,6 +111,7 @@ type Config struct {
 type Limits struct {
 	BodyBytes      int64         // of a body, before and after inflating, and of a frame; 10 MiB
 	BodyTimeout    time.Duration // for a body to arrive; 60 s
+	HeldBytes      int64         // of the bodies and frames at hand together, beyond 16 KiB of each; 256 MiB, at least 4 x BodyBytes
 	RunningTasks   int           // at once; 1024. More are answered with 503
 	TaskTimeout    time.Duration // of a task whose skill and request say nothing; 600 s
 	MaxTaskTimeout time.Duration // the most a request may ask for; 3600 s
@@ -119,6 +124,7 @@ type Limits struct {
 
 	MessagesPerSecond float64       // of one WebSocket connection, which is also the burst; 10. Negative: no limit
 	Sockets           int           // connections at once; 1024
+	SocketsPerAgent   int           // of these, those of one agent that proved its name; a quarter of Sockets, at least 16
 	HeartbeatEvery    time.Duration // 30 s
 	StaleAfter        time.Duration // without any frame; 90 s
 
@@ -131,6 +137,7 @@ type Limits struct {
 func (l Limits) withDefaults() Limits {
 	def(&l.BodyBytes, 10<<20)
 	def(&l.BodyTimeout, 60*time.Second)
+	def(&l.HeldBytes, max(256<<20, 4*l.BodyBytes))
 	def(&l.RunningTasks, 1024)
 	def(&l.TaskTimeout, 600*time.Second)
 	def(&l.MaxTaskTimeout, 3600*time.Second)
@@ -140,6 +147,7 @@ func (l Limits) withDefaults() Limits {
 	def(&l.RequestBurst, max(1, int(4*l.RequestsPerSecond)))
 	def(&l.MessagesPerSecond, 10)
 	def(&l.Sockets, 1024)
+	def(&l.SocketsPerAgent, max(16, l.Sockets/4))
 	def(&l.HeartbeatEvery, 30*time.Second)
 	def(&l.StaleAfter, 90*time.Second)
 	def(&l.RetainedTasks, 1024)
@@ -251,6 +259,9 @@ func NewServer(cfg Config) (*Server, error) {
 	}
 	if s.manifest, err = newDocument(&s.first.manifest); err != nil {
 		return nil, err
+	}
+	if s.bodies.room = cfg.Room; s.bodies.room == nil {
+		s.bodies.room = NewRoom(s.limits.HeldBytes)
 	}
 	s.bodies.limit = s.limits.BodyBytes
 	s.retained.maxRuns, s.retained.maxBytes = s.limits.RetainedTasks, s.limits.RetainedBytes

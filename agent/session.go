@@ -36,6 +36,8 @@ type frame struct {
 	text   []byte
 	size   int64
 	binary bool
+	busy   bool // there was no room for it
+	held   share
 }
 
 // session is one WebSocket connection: frames come in and are handled strictly
@@ -123,6 +125,9 @@ func (w *session) serve(conn *socket) {
 	<-w.ctx.Done()
 	conn.drop()
 	parts.Wait()
+	for f := range w.in { // closed by the reader; nobody handles them any more
+		f.held.end()
+	}
 	w.endSubscription()
 }
 
@@ -145,6 +150,7 @@ func (w *session) next() bool {
 			return false
 		}
 		code := w.handle(f)
+		f.held.end()
 		if f.size >= largeFrame {
 			w.done <- struct{}{}
 		}
@@ -171,6 +177,7 @@ func (w *session) readLoop() {
 		select {
 		case w.in <- f:
 		case <-w.ctx.Done():
+			f.held.end()
 			return
 		}
 		if f.size >= largeFrame {
@@ -253,6 +260,10 @@ func (w *session) handle(f frame) int {
 	if f.text == nil && f.size > 0 {
 		if !w.allowed() {
 			return w.rateLimited("")
+		}
+		if f.busy {
+			w.send(outFrame{text: asap.AppendRPCError(nil, "", (&busy{asap.CodeOverloaded, asap.CodeOverloaded.Info().Sentence, jsontext.Value("{}")}).rpc())})
+			return 0
 		}
 		detail := tooLarge("Request size", f.size, w.server.limits.BodyBytes).detail
 		w.send(outFrame{text: asap.AppendRPCError(nil, "", rpcError(asap.RPCInvalidRequest,

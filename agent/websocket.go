@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"sync/atomic"
@@ -54,7 +55,7 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		return // Accept has answered
 	}
 	conn.SetReadLimit(max(maxFrameBytes, s.limits.BodyBytes+1))
-	session.serve(&socket{conn: conn, limit: s.limits.BodyBytes})
+	session.serve(&socket{conn: conn, limit: s.limits.BodyBytes, room: s.bodies.room})
 }
 
 // join counts a connection in, unless there are too many.
@@ -63,6 +64,17 @@ func (s *Server) join(session *session) bool {
 	defer s.mu.Unlock()
 	if s.stopping || len(s.sockets) >= s.limits.Sockets {
 		return false
+	}
+	if session.caller.Verified {
+		own := 0
+		for other := range s.sockets {
+			if other.caller == session.caller {
+				own++
+			}
+		}
+		if own >= s.limits.SocketsPerAgent {
+			return false
+		}
 	}
 	s.sockets[session] = struct{}{}
 	s.metrics.sockets.Set(float64(len(s.sockets)))
@@ -82,26 +94,34 @@ func (s *Server) leave(session *session) {
 type socket struct {
 	conn   *websocket.Conn
 	limit  int64
+	room   *Room
 	closed atomic.Bool
 }
 
-// read returns the next frame. Of one that is longer than the limit only the
-// size is returned.
+// read returns the next frame. Of one that is longer than the limit, or for which
+// there is no room, only the size is returned.
 func (k *socket) read(ctx context.Context) (frame, error) {
 	kind, r, err := k.conn.Reader(ctx)
 	if err != nil {
 		return frame{}, err
 	}
 	f := frame{binary: kind == websocket.MessageBinary}
-	text, err := readAll(io.LimitReader(r, k.limit+1), k.limit+1, 0)
-	if err != nil {
-		return frame{}, err
-	}
-	f.size = int64(len(text))
-	if f.size <= k.limit {
+	f.held.room = k.room
+	counted := &limitedReader{r: r, limit: k.limit}
+	text, err := readAll(counted, k.limit, 0, &f.held)
+	f.size = counted.n
+	switch {
+	case err == nil:
 		f.text = text
 		return f, nil
+	case counted.over:
+	case errors.Is(err, errNoRoom):
+		f.busy = true
+	default:
+		f.held.end()
+		return frame{}, err
 	}
+	f.held.end()
 	rest, err := io.Copy(io.Discard, r)
 	f.size += rest
 	return f, err

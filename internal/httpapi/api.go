@@ -78,8 +78,20 @@ type Config struct {
 	Retention func() time.Duration
 	// MaxBodyBytes bounds a request body; 0 means 16 MiB.
 	MaxBodyBytes int64
+	// Room is asked for the memory of bodies beyond 16 KiB of each; nil: there is
+	// no bound.
+	Room Room
 	// Version of the software, for the OpenAPI document; empty means asap.Version.
 	Version string
+}
+
+// Room bounds the memory of request bodies at hand together. It is safe for
+// concurrent use.
+type Room interface {
+	// Take takes n bytes, or nothing and returns false if there are not so many.
+	Take(n int64) bool
+	// Give gives n bytes back.
+	Give(n int64)
 }
 
 // API is the REST interface. It is safe for concurrent use.
@@ -269,6 +281,7 @@ type call struct {
 	r      *http.Request
 	caller Caller
 	params query
+	held   int64 // taken of the room for its body
 }
 
 func (c *call) ctx() context.Context { return c.r.Context() }
@@ -276,6 +289,7 @@ func (c *call) ctx() context.Context { return c.r.Context() }
 func (a *API) serve(w http.ResponseWriter, r *http.Request, to *route) {
 	c := &call{w: w, r: r}
 	body := r.Body // a handler may bound it
+	defer a.giveBack(c)
 	err := a.admit(c, to.access)
 	if err == nil {
 		c.params, err = newQuery(r.URL.RawQuery)

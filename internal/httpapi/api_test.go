@@ -288,3 +288,42 @@ func TestOpenAPI(t *testing.T) {
 		}
 	}
 }
+
+// room is one of so many bytes.
+type room struct{ left atomic.Int64 }
+
+func (r *room) Take(n int64) bool {
+	if r.left.Add(-n) < 0 {
+		r.left.Add(n)
+		return false
+	}
+	return true
+}
+
+func (r *room) Give(n int64) { r.left.Add(n) }
+
+// A body that finds no room is refused for the moment; what one held is given
+// back, however it ended.
+func TestRoomForBodies(t *testing.T) {
+	var r room
+	r.left.Store(64 << 10)
+	n := newNode(t, func(c *Config) { c.Room, c.MaxBodyBytes = &r, 1<<20 })
+	small := event("t", "a", "c", "2026-02-20T11:00:00Z", "")
+	for _, target := range []string{"/usage", "/registry/import"} {
+		got := n.post(target, small+strings.Repeat(" ", 200<<10))
+		if got.refuses(503, asap.CodeOverloaded); got.Header().Get("Retry-After") == "" {
+			t.Error(got.Header())
+		}
+		if r.left.Load() != 64<<10 {
+			t.Errorf("%s: %d left", target, r.left.Load())
+		}
+	}
+	r.Take(64 << 10) // others have it all
+	n.post("/usage", small+strings.Repeat(" ", 8<<10)).is(201)
+	r.Give(64 << 10)
+	n.post("/usage", small+strings.Repeat(" ", 40<<10)).is(200)
+	n.post("/usage", strings.Repeat("[", 40<<10)).refuses(400, asap.CodeParseError)
+	if r.left.Load() != 64<<10 {
+		t.Errorf("%d left", r.left.Load())
+	}
+}

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"io"
 	"math"
 	"net/http"
 	"strconv"
@@ -332,7 +331,7 @@ func (a *API) importAgents(c *call) error {
 	timed := http.NewResponseController(c.w)
 	_ = timed.SetReadDeadline(time.Now().Add(bodyTimeout)) // not every writer can
 	defer func() { _ = timed.SetReadDeadline(time.Time{}) }()
-	document, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, a.cfg.MaxBodyBytes))
+	document, err := a.readAll(c)
 	if err != nil {
 		return err
 	}

@@ -28,6 +28,50 @@ const maxBatch = 10_000
 // bodyTimeout is how long a body may take to arrive.
 const bodyTimeout = 60 * time.Second
 
+// freeRoom is how much of each body needs no room.
+const freeRoom = 16 << 10
+
+// errNoRoom says that other bodies hold all the memory there is for them.
+var errNoRoom = fmt.Errorf("%w: no room for the body", ledger.ErrOverloaded)
+
+// readAll reads the whole body, within its limit and the room there is. What it
+// holds is given back when the call is over.
+func (a *API) readAll(c *call) ([]byte, error) {
+	body := http.MaxBytesReader(c.w, c.r.Body, a.cfg.MaxBodyBytes)
+	b := make([]byte, 0, 512)
+	for {
+		n, err := body.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if errors.Is(err, io.EOF) {
+			return b, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(b) < cap(b) {
+			continue
+		}
+		size := min(2*int64(cap(b)), a.cfg.MaxBodyBytes+1)
+		if more := size - freeRoom - c.held; a.cfg.Room != nil && more > 0 {
+			if !a.cfg.Room.Take(more) {
+				return nil, errNoRoom
+			}
+			c.held += more
+		}
+		grown := make([]byte, len(b), size)
+		copy(grown, b)
+		b = grown
+	}
+}
+
+// giveBack ends what the body of a call holds.
+func (a *API) giveBack(c *call) {
+	if c.held > 0 {
+		a.cfg.Room.Give(c.held)
+		c.held = 0
+	}
+}
+
 // maxIssues bounds what one answer lists.
 const maxIssues = 100
 
@@ -42,10 +86,10 @@ func (a *API) body(c *call) (jsontext.Value, error) {
 	timed := http.NewResponseController(c.w)
 	_ = timed.SetReadDeadline(time.Now().Add(bodyTimeout)) // not every writer can
 	defer func() { _ = timed.SetReadDeadline(time.Time{}) }()
-	b, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, a.cfg.MaxBodyBytes))
+	b, err := a.readAll(c)
 	if err != nil {
 		var tooBig *http.MaxBytesError
-		if errors.As(err, &tooBig) {
+		if errors.As(err, &tooBig) || errors.Is(err, errNoRoom) {
 			return nil, err
 		}
 		return nil, problemOf(asap.CodeParseError, "The body did not arrive whole.")

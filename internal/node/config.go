@@ -73,6 +73,8 @@ type AgentConfig struct {
 // LimitsConfig bounds what one request, and all of them together, may take.
 type LimitsConfig struct {
 	RequestBytes     int64    `yaml:"request_bytes" doc:"largest request body, before and after decompression"`
+	HeldBytes        int64    `yaml:"held_bytes" doc:"memory that request bodies may hold together, beyond 16 KiB of each; larger ones are refused with Retry-After; 0 means 256 MiB, or four of the largest bodies"`
+	Connections      int      `yaml:"connections" doc:"most connections at once; beyond it those that wait longest without work are closed; 0 means 16384, or as many as the open files allow"`
 	RunningTasks     int      `yaml:"running_tasks" doc:"most tasks at work at once; more are refused with Retry-After"`
 	TaskTimeout      Duration `yaml:"task_timeout" doc:"longest a task may run; what is reserved for it is held this long"`
 	WebSocketPerSec  float64  `yaml:"websocket_per_second" doc:"messages a second one WebSocket connection may send; 0 means no limit on loopback and 10 beyond it"`
@@ -219,6 +221,10 @@ func (c *Config) Validate() error {
 	switch {
 	case c.Limits.RequestBytes < 1024 || c.Limits.RequestBytes > 1<<30:
 		return fail("limits.request_bytes", "%d is outside 1024 … 1073741824", c.Limits.RequestBytes)
+	case c.Limits.HeldBytes != 0 && c.Limits.HeldBytes < c.Limits.RequestBytes:
+		return fail("limits.held_bytes", "%d is less than one body of limits.request_bytes", c.Limits.HeldBytes)
+	case c.Limits.Connections < 0:
+		return fail("limits.connections", "not negative")
 	case c.Limits.RunningTasks < 1:
 		return fail("limits.running_tasks", "at least 1")
 	case c.Limits.TaskTimeout <= 0 || time.Duration(c.Limits.TaskTimeout) > 30*24*time.Hour:
@@ -247,6 +253,27 @@ func (c *Config) Validate() error {
 	}
 	_, err = c.priceBook()
 	return err
+}
+
+// held is how much memory request bodies may hold together.
+func (l *LimitsConfig) held() int64 {
+	if l.HeldBytes > 0 {
+		return l.HeldBytes
+	}
+	return max(256<<20, 4*l.RequestBytes)
+}
+
+// connections is how many a node takes at once: what is configured, but no more
+// than leaves some of the files that the process may open to everything else.
+func (l *LimitsConfig) connections(openFiles uint64) int {
+	most := l.Connections
+	if most == 0 {
+		most = 16384
+	}
+	if openFiles > 0 && openFiles < uint64(most)+sparedFiles {
+		most = max(16, int(openFiles)-sparedFiles)
+	}
+	return most
 }
 
 func (l LogConfig) level() (slog.Level, error) {

@@ -96,6 +96,8 @@ func TestBadConfiguration(t *testing.T) {
 		{"agent kind", "agents: [{urn: \"urn:asap:agent:a\", kind: oracle}]\n", "", "is not a built-in agent"},
 		{"agent twice", "agents: [{urn: \"urn:asap:agent:a\", kind: echo}, {urn: \"urn:asap:agent:a\", kind: echo}]\n", "", "listed twice"},
 		{"body limit", "limits: {request_bytes: 3}\n", "", "limits.request_bytes"},
+		{"room for no body", "limits: {held_bytes: 1024}\n", "", "limits.held_bytes"},
+		{"connections", "limits: {connections: -1}\n", "", "limits.connections"},
 		{"no tasks", "limits: {running_tasks: 0}\n", "", "limits.running_tasks"},
 		{"no time", "limits: {task_timeout: \"0\"}\n", "", "limits.task_timeout"},
 		{"negative rate", "limits: {websocket_per_second: -1}\n", "", "limits.websocket_per_second"},

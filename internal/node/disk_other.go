@@ -4,5 +4,8 @@ package node
 
 import "errors"
 
+// openFiles is known on Unix systems only.
+func openFiles() uint64 { return 0 }
+
 // freeBytes is known on Unix systems only.
 func freeBytes(string) (uint64, error) { return 0, errors.ErrUnsupported }

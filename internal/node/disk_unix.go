@@ -4,6 +4,15 @@ package node
 
 import "golang.org/x/sys/unix"
 
+// openFiles returns how many files this process may have open; 0 if nobody knows.
+func openFiles() uint64 {
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
+		return 0
+	}
+	return uint64(limit.Cur) //nolint:unconvert // types differ by system, never negative
+}
+
 // freeBytes returns how much an ordinary user may still write where path is.
 func freeBytes(path string) (uint64, error) {
 	var s unix.Statfs_t

@@ -268,6 +268,7 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 	case perSecond == 0:
 		perSecond = 10
 	}
+	room := agent.NewRoom(limits.held())
 	n.agents, err = agent.NewServer(agent.Config{
 		Agents:          hosted,
 		Ledger:          tasks{ledger: n.ledger, store: n.store, prices: n.prices, now: o.Now},
@@ -282,6 +283,7 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 		Logger:          n.log,
 		Clock:           o.Now,
 		Registry:        registered,
+		Room:            room,
 		Limits: agent.Limits{
 			BodyBytes: limits.RequestBytes, RunningTasks: limits.RunningTasks, TaskTimeout: time.Duration(limits.TaskTimeout),
 			MaxTaskTimeout: time.Duration(limits.TaskTimeout), DrainTimeout: time.Duration(limits.ShutdownDeadline),
@@ -297,7 +299,7 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 	n.agents.Routes(mux)
 	httpapi.New(httpapi.Config{
 		Usage: n.store, Ledger: n.ledger, Audit: n.store, AuditLog: n.auditLog, AuditVKey: n.auditLog.VKey(), AuditKeys: n.auditKeys, DelegationReader: n.store, Delegations: judge, Authenticate: n.callers.rest, Limit: n.callers.limit, AgentKeys: n.callers.keys.AgentKeys, Now: o.Now, Logger: n.log,
-		Retention: func() time.Duration { return time.Duration(n.keep.Load().Retention) }, MaxBodyBytes: limits.RequestBytes,
+		Retention: func() time.Duration { return time.Duration(n.keep.Load().Retention) }, MaxBodyBytes: limits.RequestBytes, Room: room,
 		SLA: func(context.Context) (httpapi.SLAReader, error) { return n.watch, nil },
 		Registry: httpapi.RegistryConfig{
 			Index:  func(context.Context) (*registry.Index, error) { return n.registry, nil },
@@ -314,6 +316,7 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 	if n.certs != nil {
 		n.server.TLSConfig = n.certs.server()
 	}
+	newConnections(limits.connections(openFiles())).watch(n.server)
 	n.urlFile = filepath.Join(n.config.Data, URLFile)
 	return os.WriteFile(n.urlFile, []byte(n.URL()+"\n"), 0o600)
 }
