@@ -33,10 +33,10 @@ var (
 // is safe for concurrent use.
 type Notifications interface {
 	// Subscribe starts to hand frames, each one JSON-RPC notification, to push
-	// and returns what ends it. push does not block; false says the frame was
-	// dropped because the client reads too slowly. The subscription also ends
-	// with ctx. An error refuses it; a *[Refusal] says why.
-	Subscribe(ctx context.Context, caller Caller, params jsontext.Value, push func(frame []byte) bool) (unsubscribe func(), err error)
+	// and returns what ends it. push waits until there is room for the frame;
+	// false says that its ctx, or the connection, ended before. The subscription
+	// also ends with ctx. An error refuses it; a *[Refusal] says why.
+	Subscribe(ctx context.Context, caller Caller, params jsontext.Value, push func(ctx context.Context, frame []byte) bool) (unsubscribe func(), err error)
 }
 
 // Positioned is what [Notifications] may be besides: the answer to sla.subscribe

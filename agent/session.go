@@ -104,6 +104,18 @@ func (w *session) push(text []byte) bool {
 	}
 }
 
+// pushWithin queues a frame nobody waits for, as soon as there is room; false says
+// that ctx, or the session, ended before.
+func (w *session) pushWithin(ctx context.Context, text []byte) bool {
+	select {
+	case w.out <- outFrame{text: text}:
+		return true
+	case <-ctx.Done():
+	case <-w.ctx.Done():
+	}
+	return false
+}
+
 // send queues a frame and waits for room.
 func (w *session) send(f outFrame) {
 	select {
@@ -358,7 +370,7 @@ func (w *session) subscribe(params jsontext.Value) error {
 	if w.unsubscribe != nil || w.server.cfg.Notifications == nil {
 		return nil
 	}
-	end, err := w.server.cfg.Notifications.Subscribe(w.ctx, w.caller, params, w.push)
+	end, err := w.server.cfg.Notifications.Subscribe(w.ctx, w.caller, params, w.pushWithin)
 	if err == nil {
 		w.unsubscribe = end
 	}

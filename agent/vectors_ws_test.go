@@ -157,19 +157,19 @@ func replaySocket(t *testing.T, recordedConfig map[string]jsontext.Value, rec *r
 // newsDesk is a source of notifications.
 type newsDesk struct {
 	mu   sync.Mutex
-	push map[int]func([]byte) bool
+	push map[int]func(context.Context, []byte) bool
 	next int
 	fail error
 }
 
-func (d *newsDesk) Subscribe(_ context.Context, _ Caller, _ jsontext.Value, push func([]byte) bool) (func(), error) {
+func (d *newsDesk) Subscribe(_ context.Context, _ Caller, _ jsontext.Value, push func(context.Context, []byte) bool) (func(), error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.fail != nil {
 		return nil, d.fail
 	}
 	if d.push == nil {
-		d.push = make(map[int]func([]byte) bool)
+		d.push = make(map[int]func(context.Context, []byte) bool)
 	}
 	id := d.next
 	d.next++
@@ -185,6 +185,6 @@ func (d *newsDesk) publish(text string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, push := range d.push {
-		push([]byte(text))
+		push(context.Background(), []byte(text))
 	}
 }

@@ -179,18 +179,20 @@ func (s news) Position() int64 { return s.watch.Position() }
 // Subscribe implements agent.Notifications. A caller who has proven who it is
 // hears of itself and of agents that have worked for it; the operator, and whoever
 // may call without credentials, of all, as in v1.3.0.
-func (s news) Subscribe(ctx context.Context, caller agent.Caller, params jsontext.Value, push func([]byte) bool) (func(), error) {
+func (s news) Subscribe(ctx context.Context, caller agent.Caller, params jsontext.Value, push func(context.Context, []byte) bool) (func(), error) {
 	filter, err := slawatch.ParseFilter(params)
 	if err != nil {
 		return nil, &agent.Refusal{Code: string(asap.CodeInvalidParams), Message: err.Error()}
 	}
 	var allowed func(string) bool
 	if caller.Verified {
+		known := map[string]bool{string(caller.URN): true} // that they worked for it stays so
 		allowed = func(id string) bool {
-			if id == string(caller.URN) {
+			if known[id] {
 				return true
 			}
 			for _, err := range s.store.Rollups(ctx, metering.Filter{Agent: asap.AgentURN(id), Consumer: caller.URN}, 0) {
+				known[id] = err == nil
 				return err == nil
 			}
 			return false

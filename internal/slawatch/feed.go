@@ -16,12 +16,10 @@ import (
 )
 
 const (
-	// recentChanges is how many changes are at hand: a subscriber that is further
+	// framesQueued is how many frames may wait for a subscriber: one that is further
 	// behind is dropped.
-	recentChanges = 4096
-	// pushAgain is when a frame that a subscriber had no room for is tried again.
-	pushAgain = 20 * time.Millisecond
-	// Patience is how long a subscriber may have no room.
+	framesQueued = 4096
+	// Patience is how long a subscriber may have no room for a frame.
 	Patience = 5 * time.Second
 	// replayPage is how many changes are read from the log at once.
 	replayPage = 500
@@ -29,28 +27,46 @@ const (
 
 // feed hands recorded changes to those who listen, in order. Nobody is waited for.
 type feed struct {
-	log Log
+	log    Log
+	ctx    context.Context // ends subscriptions and hooks
+	cancel context.CancelFunc
 
-	mu              sync.Mutex // guards what follows
-	recent          []ledger.BreachChange
-	base            int64 // changes after it are in recent
-	last            int64
-	subs            map[chan struct{}]struct{} // one token: there are new changes
-	hooks           []*hookQueue
-	ended           chan struct{}
-	running, closed bool
-	parts           sync.WaitGroup
+	mu sync.Mutex // guards what follows
+	// last is the position of the newest change.
+	last int64
+	// Those who listen to what is new: to all agents, or to some.
+	all     map[*subscriber]struct{}
+	byAgent map[string]map[*subscriber]struct{}
+	wakes   map[chan struct{}]struct{} // of those who read the log: one token, there is something new
+	hooks   []*hookQueue
+	running bool
+	parts   sync.WaitGroup
 }
 
 func newFeed(log Log) *feed {
-	return &feed{log: log, base: -1, last: -1, subs: map[chan struct{}]struct{}{}, ended: make(chan struct{})}
+	ctx, cancel := context.WithCancel(context.Background())
+	return &feed{log: log, ctx: ctx, cancel: cancel, last: -1, all: map[*subscriber]struct{}{}, byAgent: map[string]map[*subscriber]struct{}{}, wakes: map[chan struct{}]struct{}{}}
 }
 
 // load finds where the log ends.
-func (f *feed) load(ctx context.Context) error {
-	last, err := f.log.LastBreachChange(ctx)
-	f.base, f.last = last, last
+func (f *feed) load(ctx context.Context) (err error) {
+	f.last, err = f.log.LastBreachChange(ctx)
 	return err
+}
+
+// told is an event on its way to all who want it; its frame is made once.
+type told struct {
+	event Event
+	once  sync.Once
+	frame []byte
+	err   error
+}
+
+func (t *told) bytes() ([]byte, error) {
+	t.once.Do(func() {
+		t.frame, t.err = json.Marshal(&notification{Version: "2.0", Method: "sla.breach", Params: &t.event})
+	})
+	return t.frame, t.err
 }
 
 // publish tells changes that have become durable.
@@ -60,22 +76,33 @@ func (f *feed) publish(changes []ledger.BreachChange) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.recent = append(f.recent, changes...)
-	f.last = changes[len(changes)-1].Seq
-	if over := len(f.recent) - recentChanges; over > 0 {
-		f.base = f.recent[over-1].Seq
-		f.recent = slices.Clone(f.recent[over:])
+	for i := range changes {
+		f.last = changes[i].Seq
+		f.tell(&told{event: eventOf(&changes[i])})
 	}
-	for wake := range f.subs {
-		select {
-		case wake <- struct{}{}:
-		default:
-		}
+	for wake := range f.wakes {
+		signal(wake)
+	}
+}
+
+// tell hands an event to those who listen. The caller holds mu.
+func (f *feed) tell(t *told) {
+	for s := range f.all {
+		s.offer(t)
+	}
+	for s := range f.byAgent[t.event.Breach.AgentID] {
+		s.offer(t)
 	}
 	for _, h := range f.hooks {
-		for i := range changes {
-			h.offer(eventOf(&changes[i]))
-		}
+		h.offer(t.event)
+	}
+}
+
+// signal leaves a token.
+func signal(wake chan struct{}) {
+	select {
+	case wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -85,39 +112,16 @@ func (f *feed) start() {
 	defer f.mu.Unlock()
 	f.running = true
 	for _, h := range f.hooks {
-		f.parts.Go(func() { h.run(f.ended) })
+		f.parts.Go(func() { h.run(f.ctx.Done()) })
 	}
 }
 
 // close ends all subscriptions and hooks, and waits for them.
 func (f *feed) close() {
 	f.mu.Lock()
-	if !f.closed {
-		f.closed = true
-		close(f.ended)
-	}
+	f.cancel()
 	f.mu.Unlock()
 	f.parts.Wait()
-}
-
-// after returns what is at hand after a position; far tells that something before
-// it is only in the log.
-func (f *feed) after(seq int64) (changes []ledger.BreachChange, far bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if seq < f.base {
-		return nil, true
-	}
-	i, _ := slices.BinarySearchFunc(f.recent, seq+1, func(c ledger.BreachChange, seq int64) int {
-		switch {
-		case c.Seq < seq:
-			return -1
-		case c.Seq > seq:
-			return 1
-		}
-		return 0
-	})
-	return f.recent[i:len(f.recent):len(f.recent)], false
 }
 
 // Filter is what a subscriber wants to hear of. Zero values are everything.
@@ -162,13 +166,12 @@ func ParseFilter(params jsontext.Value) (Filter, error) {
 	return f, nil
 }
 
-// wants tells whether a change passes. A breach that was critical once passes a
+// wants tells whether an event passes. A breach that was critical once passes a
 // filter for critical ones to its end, so that it is heard of.
-func (f *Filter) wants(c *ledger.BreachChange) bool {
-	b := &c.Breach
-	return (len(f.Agents) == 0 || slices.Contains(f.Agents, b.Agent)) &&
-		(len(f.Objectives) == 0 || slices.Contains(f.Objectives, b.Objective)) &&
-		(len(f.Windows) == 0 || slices.Contains(f.Windows, b.Window.String())) &&
+func (f *Filter) wants(e *Event) bool {
+	b := &e.Breach
+	return (len(f.Objectives) == 0 || slices.Contains(f.Objectives, b.Objective)) &&
+		(len(f.Windows) == 0 || slices.Contains(f.Windows, b.Window)) &&
 		(f.MinSeverity != sla.Critical || b.SeverityMax == sla.Critical)
 }
 
@@ -182,87 +185,179 @@ func (w *Watch) Position() int64 {
 	return w.feed.last
 }
 
+// Push hands a frame to a subscriber. It waits for room, but no longer than until
+// ctx ends, and then returns false.
+type Push func(ctx context.Context, frame []byte) bool
+
 // Subscribe hands frames, each one a JSON-RPC notification, to push, until ctx or
 // the watch ends or end is called, which waits for it. allowed says of which
-// agents the subscriber may hear; nil is all. push must not block; it returns
-// false if there is no room. A subscriber that has none for too long, or has
-// fallen too far behind, gets sla.lagged with the position from which to resume,
-// and nothing more.
-func (w *Watch) Subscribe(ctx context.Context, f Filter, allowed func(agentID string) bool, push func(frame []byte) bool) (end func(), err error) {
+// agents the subscriber may hear; nil is all. A subscriber that has no room for
+// too long, or has fallen too far behind, gets sla.lagged with the position from
+// which to resume, and nothing more.
+func (w *Watch) Subscribe(ctx context.Context, f Filter, allowed func(agentID string) bool, push Push) (end func(), err error) {
 	ctx, cancel := context.WithCancel(ctx)
-	wake := make(chan struct{}, 1)
 	d := w.feed
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.closed {
+	if d.ctx.Err() != nil {
 		cancel()
 		return nil, ErrEnded
 	}
-	s := &subscriber{feed: d, filter: f, allowed: allowed, push: push, wake: wake, cursor: d.last, live: f.SinceSeq == nil}
+	s := &subscriber{feed: d, filter: f, agents: map[string]bool{}, allowed: allowed, push: push, wake: make(chan struct{}, 1), cursor: d.last}
+	for _, id := range f.Agents {
+		s.agents[id] = true
+	}
 	if f.SinceSeq != nil {
 		s.cursor = min(*f.SinceSeq, d.last)
 	}
-	d.subs[wake] = struct{}{}
+	s.catchUp()
+	unlink := context.AfterFunc(d.ctx, cancel)
 	done := make(chan struct{})
 	d.parts.Go(func() {
 		defer close(done)
 		defer cancel()
+		defer unlink()
 		s.run(ctx)
-		d.mu.Lock()
-		delete(d.subs, wake)
-		d.mu.Unlock()
+		s.leave()
 	})
 	return func() { cancel(); <-done }, nil
 }
 
+// subscriber is one who listens. It first reads what it has missed in the log, and
+// then gets what is new.
 type subscriber struct {
 	feed    *feed
 	filter  Filter
+	agents  map[string]bool // empty: all
 	allowed func(string) bool
-	push    func([]byte) bool
+	push    Push
 	wake    chan struct{}
-	cursor  int64
-	live    bool // it has caught up once
+	cursor  int64 // everything up to it was handed over
+
+	// Of the feed's mutex:
+	live  bool
+	queue []*told
+	lost  bool // there was no room in the queue
+}
+
+// catchUp makes the subscriber one that gets what is new, if it has missed
+// nothing. The caller holds the feed's mutex.
+func (s *subscriber) catchUp() {
+	if s.live || s.cursor < s.feed.last {
+		return
+	}
+	s.live = true
+	if len(s.agents) == 0 {
+		s.feed.all[s] = struct{}{}
+	}
+	for id := range s.agents {
+		if s.feed.byAgent[id] == nil {
+			s.feed.byAgent[id] = map[*subscriber]struct{}{}
+		}
+		s.feed.byAgent[id][s] = struct{}{}
+	}
+}
+
+// leave takes the subscriber out of the feed.
+func (s *subscriber) leave() {
+	s.feed.mu.Lock()
+	defer s.feed.mu.Unlock()
+	delete(s.feed.all, s)
+	for id := range s.agents {
+		if delete(s.feed.byAgent[id], s); len(s.feed.byAgent[id]) == 0 {
+			delete(s.feed.byAgent, id)
+		}
+	}
+}
+
+// offer queues an event. The caller holds the feed's mutex.
+func (s *subscriber) offer(t *told) {
+	switch {
+	case s.lost || !s.filter.wants(&t.event):
+		return
+	case len(s.queue) == framesQueued:
+		s.lost = true
+	default:
+		s.queue = append(s.queue, t)
+	}
+	signal(s.wake)
 }
 
 func (s *subscriber) run(ctx context.Context) {
+	if !s.readLog(ctx) {
+		s.lag(ctx)
+		return
+	}
 	for {
-		changes, far := s.feed.after(s.cursor)
-		switch {
-		case far && s.live:
-			s.lag(ctx)
-			return
-		case far:
-			var err error
-			if changes, err = s.feed.log.BreachChanges(ctx, s.cursor, replayPage); err != nil || len(changes) == 0 {
+		s.feed.mu.Lock()
+		batch, lost := s.queue, s.lost
+		s.queue = nil
+		s.feed.mu.Unlock()
+		for _, t := range batch {
+			if !s.hand(ctx, t) {
 				s.lag(ctx)
 				return
 			}
-		default:
-			s.live = true
 		}
-		for i := range changes {
-			c := &changes[i]
-			if s.filter.wants(c) && (s.allowed == nil || s.allowed(c.Breach.Agent)) {
-				frame, err := json.Marshal(&notification{Version: "2.0", Method: "sla.breach", Params: eventOf(c)})
-				if err != nil || !s.hand(ctx, frame) {
-					s.lag(ctx)
-					return
-				}
-			}
-			s.cursor = c.Seq
-		}
-		if len(changes) > 0 {
+		switch {
+		case lost:
+			s.lag(ctx)
+			return
+		case len(batch) > 0:
 			continue
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-s.feed.ended:
-			return
 		case <-s.wake:
 		}
 	}
+}
+
+// readLog hands over what the subscriber has missed, until that is nothing.
+func (s *subscriber) readLog(ctx context.Context) (ok bool) {
+	for {
+		s.feed.mu.Lock()
+		s.catchUp()
+		live, last := s.live, s.feed.last
+		s.feed.mu.Unlock()
+		if live {
+			return true
+		}
+		changes, err := s.feed.log.BreachChanges(ctx, s.cursor, replayPage)
+		if err != nil {
+			return false
+		}
+		for i := range changes {
+			t := &told{event: eventOf(&changes[i])}
+			if (len(s.agents) == 0 || s.agents[t.event.Breach.AgentID]) && s.filter.wants(&t.event) && !s.hand(ctx, t) {
+				return false
+			}
+			s.cursor = changes[i].Seq
+		}
+		if len(changes) == 0 {
+			s.cursor = last
+		}
+	}
+}
+
+// hand gives one event to the subscriber, if it may hear of it. It returns false
+// when that takes too long.
+func (s *subscriber) hand(ctx context.Context, t *told) bool {
+	if s.allowed == nil || s.allowed(t.event.Breach.AgentID) {
+		frame, err := t.bytes()
+		if err != nil || !s.send(ctx, frame) {
+			return false
+		}
+	}
+	s.cursor = max(s.cursor, t.event.Seq)
+	return true
+}
+
+func (s *subscriber) send(ctx context.Context, frame []byte) bool {
+	ctx, cancel := context.WithTimeout(ctx, Patience)
+	defer cancel()
+	return s.push(ctx, frame)
 }
 
 type notification struct {
@@ -271,36 +366,10 @@ type notification struct {
 	Params  any    `json:"params"`
 }
 
-// hand pushes a frame, again and again while there is no room. It returns false
-// when that takes too long.
-func (s *subscriber) hand(ctx context.Context, frame []byte) bool {
-	if s.push(frame) {
-		return true
-	}
-	again := time.NewTicker(pushAgain)
-	defer again.Stop()
-	until := time.NewTimer(Patience)
-	defer until.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return false
-		case <-s.feed.ended:
-			return false
-		case <-until.C:
-			return false
-		case <-again.C:
-			if s.push(frame) {
-				return true
-			}
-		}
-	}
-}
-
 // lag tells the subscriber where to resume.
 func (s *subscriber) lag(ctx context.Context) {
 	frame, err := json.Marshal(&notification{Version: "2.0", Method: "sla.lagged", Params: map[string]int64{"since_seq": s.cursor}})
 	if err == nil && ctx.Err() == nil {
-		s.hand(ctx, frame)
+		s.send(ctx, frame)
 	}
 }

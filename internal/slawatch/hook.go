@@ -61,8 +61,8 @@ func (w *Watch) AddHook(hook Hook) (stats func() HookStats) {
 	w.feed.mu.Lock()
 	defer w.feed.mu.Unlock()
 	w.feed.hooks = append(w.feed.hooks, h)
-	if w.feed.running && !w.feed.closed {
-		w.feed.parts.Go(func() { h.run(w.feed.ended) })
+	if w.feed.running && w.feed.ctx.Err() == nil {
+		w.feed.parts.Go(func() { h.run(w.feed.ctx.Done()) })
 	}
 	return func() HookStats { return HookStats{h.failed.Load(), h.late.Load(), h.dropped.Load()} }
 }

@@ -272,7 +272,7 @@ type frames struct {
 	list []string
 }
 
-func (f *frames) push(b []byte) bool {
+func (f *frames) push(_ context.Context, b []byte) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.list = append(f.list, string(b))

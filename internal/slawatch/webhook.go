@@ -68,11 +68,11 @@ func (w *Watch) Deliver(ctx context.Context, to Webhook, keep Deliveries) error 
 	}
 	wake := make(chan struct{}, 1)
 	w.feed.mu.Lock()
-	w.feed.subs[wake] = struct{}{}
+	w.feed.wakes[wake] = struct{}{}
 	w.feed.mu.Unlock()
 	defer func() {
 		w.feed.mu.Lock()
-		delete(w.feed.subs, wake)
+		delete(w.feed.wakes, wake)
 		w.feed.mu.Unlock()
 	}()
 	for {
