@@ -367,14 +367,18 @@ func (w *session) control(text []byte) bool {
 func (w *session) subscribe(params jsontext.Value) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.unsubscribe != nil || w.server.cfg.Notifications == nil {
+	if w.server.cfg.Notifications == nil {
 		return nil
 	}
 	end, err := w.server.cfg.Notifications.Subscribe(w.ctx, w.caller, params, w.pushWithin)
-	if err == nil {
-		w.unsubscribe = end
+	if err != nil {
+		return err
 	}
-	return err
+	if w.unsubscribe != nil { // the new one takes its place
+		w.unsubscribe()
+	}
+	w.unsubscribe = end
+	return nil
 }
 
 func (w *session) endSubscription() {
