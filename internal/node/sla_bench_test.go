@@ -145,7 +145,7 @@ func (w *crowd) until(what string, ok func() bool) {
 	w.b.Helper()
 	look := time.NewTicker(5 * time.Millisecond)
 	defer look.Stop()
-	give := time.After(20 * time.Second)
+	give := time.After(2 * time.Minute)
 	for !ok() {
 		select {
 		case <-look.C:
