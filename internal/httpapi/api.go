@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"log/slog"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -21,6 +22,8 @@ import (
 const (
 	defaultMaxBody = 16 << 20
 	maxGroups      = 100_000 // of one aggregate, in memory
+	ndjson         = "application/x-ndjson"
+	openAPIMedia   = "application/openapi+json"
 )
 
 // UsageWriter is the way into the ledger; *ledger.Ledger is one. Every method
@@ -139,6 +142,7 @@ type route struct {
 	params       []parameter
 	body         any // a value of the documented type of the body, or nil
 	answers      map[int]any
+	media        []string // what 200 answers with besides JSON
 	handle       func(*API, *call) error
 }
 
@@ -161,7 +165,7 @@ func routes() []route {
 			with(recordFilter(), groupPaging()).answering(200, groupPage{}),
 		usage("GET", "/stats", "usageStats", operators, (*API).stats, "What the store holds").answering(200, statsAnswer{}),
 		usage("GET", "/export", "exportUsage", agents, (*API).export, "Every selected record as JSON, CSV or NDJSON, closed by a count and a hash").
-			with([]parameter{formatParam, formatAlias}, recordFilter(), []parameter{exportLimitParam}).answering(200, exportDocument{}),
+			with([]parameter{formatParam, formatAlias}, recordFilter(), []parameter{exportLimitParam}).answering(200, exportDocument{}).or("text/csv", ndjson),
 		usage("GET", "/{task_id}", "usageOfTask", agents, (*API).taskUsage, "The records of one task").
 			with([]parameter{taskPathParam}).answering(200, taskRecords{}),
 		usage("POST", "", "recordUsage", anyone, (*API).record, "Report the usage of one task, or (operator) correct a record").
@@ -177,11 +181,13 @@ func routes() []route {
 			params: []parameter{entryPathParam, proofFlagParam}, answers: map[int]any{200: auditEntryAnswer{}}},
 		{method: "GET", path: "/audit/verify", id: "verifyAudit", access: operators, handle: (*API).verifyAudit,
 			summary: "Verify the log or a part of it; with Accept: application/x-ndjson, lines of progress come before the verdict",
-			params:  verifyParams(), answers: map[int]any{200: verdictAnswer{}}},
+			params:  verifyParams(), answers: map[int]any{200: verdictAnswer{}}, media: []string{ndjson}},
 		{method: "GET", path: "/audit/export", id: "exportAudit", access: operators, handle: (*API).exportAudit,
-			summary: "The whole log with header, checkpoints and trailer, to be verified elsewhere", params: []parameter{auditFormatParam}, answers: map[int]any{200: auditExport{}}},
+			summary: "The whole log with header, checkpoints and trailer, to be verified elsewhere", params: []parameter{auditFormatParam}, answers: map[int]any{200: auditExport{}},
+			media: []string{"text/csv", ndjson}},
 		{method: "GET", path: "/audit/checkpoint", id: "auditCheckpoint", access: anyone, handle: (*API).auditCheckpoint,
-			summary: "The newest signed checkpoint, a C2SP signed note; as JSON with the verifier key if application/json is asked for", answers: map[int]any{200: checkpointAnswer{}}},
+			summary: "The newest signed checkpoint, a C2SP signed note; as JSON with the verifier key if application/json is asked for",
+			answers: map[int]any{200: checkpointAnswer{}}, media: []string{"text/plain"}},
 		{method: "GET", path: "/audit/proof/inclusion", id: "proveInclusion", access: agents, handle: (*API).proveInclusion,
 			summary: "Proof that an entry is in the tree of a size", params: inclusionParams(), answers: map[int]any{200: inclusionAnswer{}}},
 		{method: "GET", path: "/audit/proof/consistency", id: "proveConsistency", access: agents, handle: (*API).proveConsistency,
@@ -197,7 +203,7 @@ func routes() []route {
 		{method: "GET", path: "/registry.json", id: "liteRegistry", access: anyone, handle: (*API).liteRegistry, summary: "The registry as a Lite Registry document",
 			answers: map[int]any{200: liteDocument{}}},
 		{method: "POST", path: "/registry/import", id: "importAgents", access: operators, handle: (*API).importAgents, summary: "Take over the agents of a Lite Registry document",
-			body: liteDocument{}, answers: map[int]any{200: importedAnswer{}}},
+			body: liteImport{}, answers: map[int]any{200: importedAnswer{}}},
 		{method: "GET", path: "/openapi.json", id: "getOpenAPI", access: anyone, handle: (*API).openAPI, summary: "This document"},
 	}
 	return slices.Concat(table, delegationRoutes(), slaRoutes())
@@ -207,6 +213,9 @@ func (r route) with(params ...[]parameter) route {
 	r.params = slices.Concat(append([][]parameter{r.params}, params...)...)
 	return r
 }
+
+// or adds media types of the answer 200.
+func (r route) or(media ...string) route { r.media = media; return r }
 
 func (r route) taking(body any) route { r.body = body; return r }
 
@@ -226,30 +235,19 @@ func (a *API) Routes(mux *http.ServeMux) {
 	config.OpenAPIPath, config.DocsPath, config.SchemasPath = "", "", "" // served below; no other pages
 	config.CreateHooks = nil                                             // no $schema in answers
 	api := humago.New(mux, config)
-	methods := map[string][]string{}
+	paths := map[string]map[string]*route{}
 	for _, r := range routes() {
-		methods[r.path] = append(methods[r.path], r.method)
-		op := operation(api, r)
-		api.OpenAPI().AddOperation(op)
-		api.Adapter().Handle(op, func(ctx huma.Context) {
-			req, w := humago.Unwrap(ctx)
-			a.serve(w, req, &r)
-		})
+		api.OpenAPI().AddOperation(operation(api, r))
+		if paths[r.path] == nil {
+			paths[r.path] = map[string]*route{}
+		}
+		paths[r.path][r.method] = &r
 	}
 	for _, d := range agentRoutes() {
 		d.describe(api)
 	}
-	for path, own := range methods {
-		slices.Sort(own)
-		allow := strings.Join(own, ", ")
-		for _, m := range []string{"GET", "POST", "PUT", "PATCH", "DELETE"} {
-			if !slices.Contains(own, m) {
-				mux.HandleFunc(m+" "+path, func(w http.ResponseWriter, _ *http.Request) {
-					w.Header().Set("Allow", allow)
-					writeProblem(w, problemOf(asap.CodeMethodNotAllowed, "Method Not Allowed"))
-				})
-			}
-		}
+	for path, methods := range paths {
+		mux.Handle(path, a.oneOf(methods))
 	}
 	mux.HandleFunc("GET /usage/{$}", func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "/usage", http.StatusTemporaryRedirect) // as v1.3.0 does
@@ -262,6 +260,7 @@ func (a *API) Routes(mux *http.ServeMux) {
 	mux.HandleFunc("GET /sla/{$}", func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "/sla", http.StatusTemporaryRedirect)
 	})
+	refine(api.OpenAPI().Components.Schemas)
 	doc, err := api.OpenAPI().MarshalJSON()
 	if err != nil {
 		panic("httpapi: the OpenAPI document: " + err.Error()) // the table above is wrong
@@ -269,8 +268,29 @@ func (a *API) Routes(mux *http.ServeMux) {
 	a.doc = doc
 }
 
+// oneOf serves the methods of one path. HEAD is served wherever GET is; every
+// other method is answered with a 405 problem.
+func (a *API) oneOf(methods map[string]*route) http.Handler {
+	allow := slices.Sorted(maps.Keys(methods))
+	if methods[http.MethodGet] != nil {
+		allow = append(allow, http.MethodHead)
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		method := r.Method
+		if method == http.MethodHead {
+			method = http.MethodGet
+		}
+		if to := methods[method]; to != nil {
+			a.serve(w, r, to)
+			return
+		}
+		w.Header().Set("Allow", strings.Join(allow, ", "))
+		writeProblem(w, problemOf(asap.CodeMethodNotAllowed, "Method Not Allowed"))
+	})
+}
+
 func (a *API) openAPI(c *call) error {
-	c.w.Header().Set("Content-Type", "application/openapi+json")
+	c.w.Header().Set("Content-Type", openAPIMedia)
 	_, _ = c.w.Write(a.doc) // the client went away
 	return nil
 }

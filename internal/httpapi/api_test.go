@@ -210,8 +210,9 @@ func TestAnAgentSeesItsOwnSide(t *testing.T) {
 func TestOtherMethodsAndPaths(t *testing.T) {
 	n := newNode(t, nil)
 	for _, c := range [][3]string{
-		{"GET", "/usage/purge", "POST"}, {"GET", "/usage/batch", "POST"}, {"DELETE", "/usage", "GET, POST"}, {"PUT", "/usage/summary", "GET"},
-		{"POST", "/audit/logs", "GET"}, {"PATCH", "/usage/some-task", "GET"},
+		{"GET", "/usage/purge", "POST"}, {"GET", "/usage/batch", "POST"}, {"DELETE", "/usage", "GET, POST, HEAD"}, {"PUT", "/usage/summary", "GET, HEAD"},
+		{"POST", "/audit/logs", "GET, HEAD"}, {"PATCH", "/usage/some-task", "GET, HEAD"}, {"OPTIONS", "/usage", "GET, POST, HEAD"},
+		{"TRACE", "/usage/purge", "POST"}, {"OPTIONS", "/delegations/verify", "POST"}, {"QUERY", "/delegations/some-id", "DELETE, GET, HEAD"},
 	} {
 		got := n.do("operator", c[0], c[1], "")
 		got.refuses(405, asap.CodeMethodNotAllowed)
@@ -257,7 +258,7 @@ func TestOpenAPI(t *testing.T) {
 	for _, r := range routes() {
 		item, _ := paths[r.path].(map[string]any)
 		op, ok := item[strings.ToLower(r.method)].(map[string]any)
-		if !ok || op["operationId"] != r.id || op["responses"].(map[string]any)["default"] == nil {
+		if !ok || op["operationId"] != r.id || op["responses"].(map[string]any)["429"] == nil {
 			t.Errorf("%s is not described: %v", r, op)
 		}
 	}

@@ -18,36 +18,39 @@ import (
 const maxSeq = 1<<53 - 1
 
 var (
-	proofFlagParam   = parameter{name: "proof", in: "query", kind: "string", enum: []any{"1", "0"}, doc: "add the inclusion proof"}
+	proofFlagParam   = parameter{name: "proof", in: "query", kind: "string", enum: yesOrNo(), doc: "add the inclusion proof"}
 	auditFormatParam = parameter{name: "format", in: "query", kind: "string", enum: []any{"json", "jsonl", "ndjson", "csv"}, doc: "json if left out; csv is for looking at, not for verifying"}
 )
 
+// yesOrNo are the values that query.yes reads.
+func yesOrNo() []any { return []any{"1", "0", "true", "false"} }
+
 func verifyParams() []parameter {
 	return []parameter{
-		{name: "from", in: "query", kind: "integer", doc: "seq of the first entry to check"},
-		{name: "to", in: "query", kind: "integer", doc: "seq after the last entry to check; it is moved up to the next checkpoint"},
+		{name: "from", in: "query", kind: "integer", most: maxSeq, doc: "seq of the first entry to check"},
+		{name: "to", in: "query", kind: "integer", most: maxSeq, doc: "seq after the last entry to check; it is moved up to the next checkpoint"},
 		{name: "checkpoint", in: "query", kind: "string", doc: "a signed note seen earlier, which the log must continue; may be repeated"},
 		{name: "vkey", in: "query", kind: "string", doc: "verifier key to trust instead of the node's own; none trusts nobody; may be repeated"},
 		{name: "require", in: "query", kind: "string", enum: []any{"none", "chain", "sealed", "consistent"}, doc: "the least assurance that is valid; sealed if there is a key"},
-		{name: "min_size", in: "query", kind: "integer", doc: "the least number of entries"},
-		{name: "max_unsealed", in: "query", kind: "integer", doc: "the longest unsealed tail"},
+		{name: "min_size", in: "query", kind: "integer", most: maxSeq, doc: "the least number of entries"},
+		{name: "max_unsealed", in: "query", kind: "integer", most: maxSeq, doc: "the longest unsealed tail"},
 		{name: "receipt", in: "query", kind: "string", doc: `a receipt {"seq","id","hash"} that must be in the log`},
-		{name: "reconcile", in: "query", kind: "string", enum: []any{"1", "0"}, doc: "compare with usage records, totals and budgets"},
+		{name: "reconcile", in: "query", kind: "string", enum: yesOrNo(), doc: "compare with usage records, totals and budgets"},
 	}
 }
 
 func inclusionParams() []parameter {
 	return []parameter{
-		{name: "seq", in: "query", kind: "integer", doc: "position of the entry"},
+		{name: "seq", in: "query", kind: "integer", most: maxSeq, doc: "position of the entry"},
 		{name: "id", in: "query", kind: "string", doc: "id of the entry, instead of seq"},
-		{name: "size", in: "query", kind: "integer", doc: "entries of the tree; that of the newest checkpoint if left out"},
+		{name: "size", in: "query", kind: "integer", least: 1, most: maxSeq, doc: "entries of the tree; that of the newest checkpoint if left out"},
 	}
 }
 
 func consistencyParams() []parameter {
 	return []parameter{
-		{name: "from", in: "query", kind: "integer", required: true, doc: "the smaller size"},
-		{name: "to", in: "query", kind: "integer", doc: "the larger size; that of the newest checkpoint if left out"},
+		{name: "from", in: "query", kind: "integer", most: maxSeq, required: true, doc: "the smaller size"},
+		{name: "to", in: "query", kind: "integer", most: maxSeq, doc: "the larger size; that of the newest checkpoint if left out"},
 	}
 }
 

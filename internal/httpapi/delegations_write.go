@@ -59,8 +59,8 @@ func (a *API) createDelegation(c *call) error {
 		return err
 	}
 	var in createRequest
-	if err := json.Unmarshal(v, &in, json.RejectUnknownMembers(true)); err != nil {
-		return problemOf(asap.CodeValidation, "The body does not have the form of a delegation: "+err.Error())
+	if err := readForm(v, &in, "a delegation"); err != nil {
+		return err
 	}
 	terms, err := a.terms(c, &in)
 	if err != nil {
@@ -170,15 +170,44 @@ func wholeNumber(v jsontext.Value) (n int64, given bool, wrong string) {
 	return 0, true, "must be a whole number"
 }
 
-// delegationQuestion is the body of a verification.
+// delegationQuestion documents what verifyDelegation reads.
 type delegationQuestion struct {
 	Token   string   `json:"token"`
 	Caller  *string  `json:"caller,omitempty" doc:"who would use it; the caller if left out"`
 	Action  *string  `json:"action,omitempty" doc:"the scope the use needs; task.execute if left out"`
-	At      *int64   `json:"at,omitempty" doc:"seconds since 1970; now if left out"`
+	At      *int64   `json:"at,omitempty" minimum:"-62135596800" maximum:"253402300799" doc:"seconds since 1970; now if left out"`
 	Roots   []string `json:"roots,omitempty" doc:"of the node's root authorities, only these"`
 	Revoked []string `json:"revoked,omitempty" doc:"revoked besides what the node knows: issuer|jti"`
 	Explain bool     `json:"explain,omitempty" doc:"list the steps"`
+}
+
+// questionRequest is the body as it is read.
+type questionRequest struct {
+	Token   *string        `json:"token"`
+	Caller  *string        `json:"caller"`
+	Action  *string        `json:"action"`
+	At      jsontext.Value `json:"at"`
+	Roots   []string       `json:"roots"`
+	Revoked []string       `json:"revoked"`
+	Explain bool           `json:"explain"`
+}
+
+// The first and the last second that a time can be of.
+const (
+	minSeconds = -62_135_596_800
+	maxSeconds = 253_402_300_799
+)
+
+// readForm reads an object without members that to does not have. What says what
+// it should be.
+func readForm(v jsontext.Value, to any, what string) error {
+	if v.Kind() != '{' {
+		return problemOf(asap.CodeValidation, "The body does not have the form of "+what+": it is not an object.")
+	}
+	if err := json.Unmarshal(v, to, json.RejectUnknownMembers(true)); err != nil {
+		return problemOf(asap.CodeValidation, "The body does not have the form of "+what+": "+err.Error())
+	}
+	return nil
 }
 
 type delegationVerdict struct {
@@ -197,9 +226,12 @@ func (a *API) verifyDelegation(c *call) error {
 	if err != nil {
 		return err
 	}
-	var in delegationQuestion
-	if err := json.Unmarshal(v, &in, json.RejectUnknownMembers(true)); err != nil {
-		return problemOf(asap.CodeValidation, "The body does not have the form of a question: "+err.Error())
+	var in questionRequest
+	if err := readForm(v, &in, "a question"); err != nil {
+		return err
+	}
+	if in.Token == nil {
+		return refuse(asap.CodeValidation, "token", "is missing")
 	}
 	q := DelegationQuestion{Caller: c.caller.Agent, Action: delegation.ScopeTaskExecute, Now: a.cfg.Now(), Roots: in.Roots}
 	if in.Caller != nil {
@@ -208,8 +240,15 @@ func (a *API) verifyDelegation(c *call) error {
 	if in.Action != nil {
 		q.Action = *in.Action
 	}
-	if in.At != nil {
-		q.Now = time.Unix(*in.At, 0)
+	seconds, given, wrong := wholeNumber(in.At)
+	if wrong == "" && (seconds < minSeconds || seconds > maxSeconds) {
+		wrong = "must be within the years 1 to 9999"
+	}
+	if wrong != "" {
+		return refuse(asap.CodeValidation, "at", "%s", wrong)
+	}
+	if given {
+		q.Now = time.Unix(seconds, 0)
 	}
 	if in.Revoked != nil {
 		if q.Revoked, err = delegation.ParseRevocations(strings.NewReader(strings.Join(in.Revoked, "\n"))); err != nil {
@@ -219,7 +258,7 @@ func (a *API) verifyDelegation(c *call) error {
 	if a.cfg.Delegations == nil {
 		return refusal(asap.CodeDelegationStateUnavailable)
 	}
-	err = a.cfg.Delegations.Judge(c.ctx(), in.Token, q)
+	err = a.cfg.Delegations.Judge(c.ctx(), *in.Token, q)
 	out := delegationVerdict{Allow: err == nil}
 	if err != nil {
 		r := delegation.AsRefusal(err)

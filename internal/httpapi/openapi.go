@@ -9,27 +9,30 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	asap "github.com/asap-protocol/asap-go"
+	"github.com/asap-protocol/asap-go/internal/metering"
 )
 
 // parameter is a documented parameter of a route.
 type parameter struct {
 	name, in, doc string
-	kind          string // string, integer, date-time
+	kind          string // string, integer, boolean, date-time, cursor, time-zone
 	required      bool
 	enum          []any
+	pattern       string // of a text
+	least, most   int    // of an integer, or of the length of a text; most 0 is open
 }
 
 var (
-	groupByParam = parameter{name: "group_by", in: "query", kind: "string", required: true,
+	groupByParam = parameter{name: "group_by", in: "query", kind: "string", required: true, pattern: groupByPattern,
 		doc: "agent, consumer, hour, day, week (ISO, Monday), month, skill, outcome, delegation, or several with commas"}
-	zoneParam         = parameter{name: "tz", in: "query", kind: "string", doc: "time zone of the calendar, such as Europe/Berlin; UTC if left out"}
+	zoneParam         = parameter{name: "tz", in: "query", kind: "time-zone", doc: "time zone of the calendar, such as Europe/Berlin; UTC if left out"}
 	formatParam       = parameter{name: "export_format", in: "query", kind: "string", enum: []any{"json", "csv", "ndjson"}, doc: "json if left out"}
 	formatAlias       = parameter{name: "format", in: "query", kind: "string", enum: []any{"json", "csv", "ndjson"}, doc: "the same as export_format"}
-	exportLimitParam  = parameter{name: "limit", in: "query", kind: "integer", doc: "at most so many records (1 to 100000); all if left out. A limit that cuts is told by complete: false"}
+	exportLimitParam  = parameter{name: "limit", in: "query", kind: "integer", least: 1, most: maxExport, doc: "at most so many records; all if left out. A limit that cuts is told by complete: false"}
 	taskPathParam     = parameter{name: "task_id", in: "path", kind: "string", required: true, doc: "id of the task"}
 	entryPathParam    = parameter{name: "id", in: "path", kind: "string", required: true, doc: "id of the audit entry"}
 	modeParam         = parameter{name: "mode", in: "query", kind: "string", enum: []any{"atomic", "per_item"}, doc: "atomic if left out"}
-	idempotencyHeader = parameter{name: "Idempotency-Key", in: "header", kind: "string", doc: "names a report that has no id"}
+	idempotencyHeader = parameter{name: "Idempotency-Key", in: "header", kind: "string", most: metering.MaxText, doc: "names a report that has no id"}
 )
 
 func timeRange() []parameter {
@@ -53,19 +56,19 @@ func recordFilter() []parameter {
 
 func paging() []parameter {
 	return []parameter{
-		{name: "limit", in: "query", kind: "integer", doc: "1 to 1000, 100 if left out"},
-		{name: "cursor", in: "query", kind: "string", doc: "next_cursor of the page before"},
+		{name: "limit", in: "query", kind: "integer", least: 1, most: maxLimit, doc: "100 if left out"},
+		{name: "cursor", in: "query", kind: "cursor", doc: "next_cursor of the page before"},
 	}
 }
 
 func offset() []parameter {
-	return []parameter{{name: "offset", in: "query", kind: "integer", doc: "leave out so many, after the cursor if there is one"}}
+	return []parameter{{name: "offset", in: "query", kind: "integer", most: 1<<31 - 1, doc: "leave out so many, after the cursor if there is one"}}
 }
 
 func groupPaging() []parameter {
 	return []parameter{
-		{name: "limit", in: "query", kind: "integer", doc: "groups of one page, 1 to 10000, 10000 if left out"},
-		{name: "cursor", in: "query", kind: "string", doc: "next_cursor of the page before"},
+		{name: "limit", in: "query", kind: "integer", least: 1, most: maxGroupPage, doc: "groups of one page, 10000 if left out"},
+		{name: "cursor", in: "query", kind: "cursor", doc: "next_cursor of the page before"},
 	}
 }
 
@@ -81,7 +84,11 @@ func auditFilter() []parameter {
 // operation describes a row of the table to OpenAPI.
 func operation(api huma.API, r route) *huma.Operation {
 	schemas := api.OpenAPI().Components.Schemas
-	schemaOf := func(v any) *huma.Schema { return schemas.Schema(reflect.TypeOf(v), true, "") }
+	schemaOf := func(v any) *huma.Schema {
+		schema := schemas.Schema(reflect.TypeOf(v), true, "")
+		schema.Nullable = false // a list on its own
+		return schema
+	}
 	op := &huma.Operation{Method: r.method, Path: r.path, OperationID: r.id, Summary: r.summary, Responses: map[string]*huma.Response{}}
 	switch r.access {
 	case operators:
@@ -93,11 +100,7 @@ func operation(api huma.API, r route) *huma.Operation {
 	case anyone:
 	}
 	for _, p := range r.params {
-		schema := &huma.Schema{Type: p.kind, Enum: p.enum}
-		if p.kind == "date-time" {
-			schema.Type, schema.Format = "string", "date-time"
-		}
-		op.Parameters = append(op.Parameters, &huma.Param{Name: p.name, In: p.in, Description: p.doc, Required: p.required, Schema: schema})
+		op.Parameters = append(op.Parameters, &huma.Param{Name: p.name, In: p.in, Description: p.doc, Required: p.required, Schema: p.schema()})
 	}
 	if r.body != nil {
 		op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/json": {Schema: schemaOf(r.body)}}}
@@ -108,17 +111,20 @@ func operation(api huma.API, r route) *huma.Operation {
 			continue
 		}
 		media := map[string]*huma.MediaType{"application/json": {Schema: schemaOf(body)}}
-		if r.id == "exportUsage" {
-			media["text/csv"], media["application/x-ndjson"] = &huma.MediaType{}, &huma.MediaType{}
+		for _, other := range r.media {
+			media[other] = &huma.MediaType{}
 		}
 		op.Responses[strconv.Itoa(status)] = &huma.Response{Description: http.StatusText(status), Content: media}
 	}
-	if len(r.answers) == 0 {
-		op.Responses["200"] = &huma.Response{Description: http.StatusText(http.StatusOK)}
+	if r.id == "getOpenAPI" {
+		op.Responses["200"] = &huma.Response{Description: http.StatusText(http.StatusOK),
+			Content: map[string]*huma.MediaType{openAPIMedia: {Schema: &huma.Schema{Type: huma.TypeObject}}}}
 	}
-	op.Responses["default"] = &huma.Response{
-		Description: "A problem; its member code is stable.",
-		Content:     map[string]*huma.MediaType{"application/problem+json": {Schema: schemaOf(problem{})}},
+	for _, status := range r.refusals() {
+		op.Responses[strconv.Itoa(status)] = &huma.Response{
+			Description: http.StatusText(status) + "; the member code says why.",
+			Content:     map[string]*huma.MediaType{"application/problem+json": {Schema: schemaOf(problem{})}},
+		}
 	}
 	return op
 }
@@ -250,16 +256,16 @@ type purgeAnswer struct {
 // usageReport documents what metering.ParseReport reads.
 type usageReport struct {
 	ID         string       `json:"id,omitempty" doc:"the key that counts once; derived from the content if left out"`
-	TaskID     string       `json:"task_id"`
+	TaskID     string       `json:"task_id" minLength:"1" maxLength:"256"`
 	Agent      string       `json:"agent,omitempty" doc:"or agent_id"`
 	AgentID    string       `json:"agent_id,omitempty"`
 	Consumer   string       `json:"consumer,omitempty" doc:"or consumer_id"`
 	ConsumerID string       `json:"consumer_id,omitempty"`
-	TokensIn   *int64       `json:"tokens_in,omitempty" minimum:"0"`
-	TokensOut  *int64       `json:"tokens_out,omitempty" minimum:"0"`
+	TokensIn   *int64       `json:"tokens_in,omitempty" minimum:"0" maximum:"1000000000000"`
+	TokensOut  *int64       `json:"tokens_out,omitempty" minimum:"0" maximum:"1000000000000"`
 	Tokens     *tokenDetail `json:"tokens,omitempty"`
-	DurationMS int64        `json:"duration_ms,omitempty" minimum:"0"`
-	APICalls   *int64       `json:"api_calls,omitempty" minimum:"0"`
+	DurationMS int64        `json:"duration_ms,omitempty" minimum:"0" maximum:"1000000000000"`
+	APICalls   *int64       `json:"api_calls,omitempty" minimum:"0" maximum:"1000000000000"`
 	Timestamp  string       `json:"timestamp" format:"date-time" doc:"when the task ended; UTC if it has no zone"`
 	Outcome    string       `json:"outcome,omitempty" enum:"completed,failed,cancelled,timeout,rejected"`
 	Skill      string       `json:"skill,omitempty"`

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"math"
 	"strconv"
 	"time"
 
@@ -13,25 +14,30 @@ import (
 )
 
 var (
-	agentPathParam = parameter{name: "id", in: "path", kind: "string", required: true, doc: "URN of the agent; colons may be percent-encoded"}
+	agentPathParam = parameter{name: "id", in: "path", kind: "string", required: true, pattern: urnPattern, most: asap.MaxURNLength, doc: "URN of the agent; colons may be percent-encoded"}
 	basisParam     = parameter{name: "availability_basis", in: "query", kind: "string", enum: []any{"promised", "measured"},
 		doc: "which figures of the SLA filters, order and answer go by; the answer says which if left out"}
-	forceParam       = parameter{name: "force", in: "query", kind: "string", enum: []any{"true", "false"}, doc: "operator: take an older manifest, or other content of the same version"}
-	replaceKeysParam = parameter{name: "replace_keys", in: "query", kind: "string", enum: []any{"true", "false"}, doc: "operator: drop every key of the agent but the one that signed"}
+	forceParam       = parameter{name: "force", in: "query", kind: "string", enum: yesOrNo(), doc: "operator: take an older manifest, or other content of the same version"}
+	replaceKeysParam = parameter{name: "replace_keys", in: "query", kind: "string", enum: yesOrNo(), doc: "operator: drop every key of the agent but the one that signed"}
 )
 
 func agentFilter() []parameter {
-	text := func(name, doc string) parameter { return parameter{name: name, in: "query", kind: "string", doc: doc} }
+	text := func(name, doc string) parameter {
+		return parameter{name: name, in: "query", kind: "string", doc: doc, most: metering.MaxText}
+	}
+	matching := func(name, pattern, doc string) parameter {
+		return parameter{name: name, in: "query", kind: "string", pattern: pattern, doc: doc}
+	}
 	return []parameter{
 		text("q", "words that must all be found in id, name, description, skills or tools"),
 		text("skill", "id of a skill the agent has"),
 		text("capability", "streaming, state_persistence, mcp_tools, the name of a tool, or the id of a skill"),
-		text("min_availability", "percentage, such as 99.5"),
-		{name: "max_latency_p95_ms", in: "query", kind: "integer", doc: "milliseconds"},
-		text("max_error_rate", "percentage, such as 1"),
-		text("max_price", "US dollars a task may cost at most, of the skill if one is named"),
+		matching("min_availability", percentagePattern, "percentage, such as 99.5"),
+		{name: "max_latency_p95_ms", in: "query", kind: "integer", most: math.MaxInt32, doc: "milliseconds"},
+		matching("max_error_rate", percentagePattern, "percentage, such as 1"),
+		matching("max_price", amountPattern, "US dollars a task may cost at most, of the skill if one is named"),
 		basisParam,
-		text("sort", "sla_score, availability, latency, name or price, with - in front for descending, or relevance with q; unknown values come last"),
+		matching("sort", `^-?(sla_score|availability|latency|name|price|relevance)$`, "sla_score, availability, latency, name or price, with - in front for descending, or relevance with q; unknown values come last"),
 	}
 }
 
@@ -165,6 +171,14 @@ type liteDocument struct {
 	Version   string      `json:"version"`
 	UpdatedAt string      `json:"updated_at" format:"date-time"`
 	Agents    []liteEntry `json:"agents"`
+}
+
+// liteImport is what of such a document is needed to take its agents over.
+// Members of later versions are ignored, and so are entries without these.
+type liteImport struct {
+	Version   string           `json:"version,omitempty"`
+	UpdatedAt string           `json:"updated_at,omitempty"`
+	Agents    []map[string]any `json:"agents"`
 }
 
 type liteEntry struct {
