@@ -103,6 +103,26 @@ func (r *CompactRange) Root() Hash {
 	return root
 }
 
+// A TreeNode is the root of a perfect subtree of 1<<Level leaves, of which
+// Position come before it: it covers the leaves from Position<<Level on. A store
+// keeps those of every [NodeSpan]-th level but the leaves, so that a proof reads
+// few rows; they are an index of the entries.
+type TreeNode struct {
+	Level    int
+	Position int64
+	Hash     Hash
+}
+
+// NodeSpan is the distance of the levels whose nodes are stored: 8, 16, 24, ...
+const NodeSpan = 8
+
+// Nodes are the perfect subtrees of the range, from left to right.
+func (r *CompactRange) Nodes() []TreeNode {
+	nodes := make([]TreeNode, 0, len(r.nodes))
+	r.each(func(level int, n int64, h Hash) { nodes = append(nodes, TreeNode{level, n, h}) })
+	return nodes
+}
+
 // clone returns a range that shares nothing with r.
 func (r *CompactRange) clone() CompactRange {
 	return CompactRange{size: r.size, nodes: slices.Clone(r.nodes)}

@@ -48,6 +48,10 @@ type Source struct {
 	Checkpoints iter.Seq2[CheckpointRow, error]
 	Head        *HeadRow // nil if the source has no head row
 	Prune       *Prune   // the latest prune; nil if the log was never pruned
+	// Nodes yields the stored tree nodes of a level with from <= Position < to, in
+	// ascending Position; nil if the source has none. One that is stored must be
+	// the tree's.
+	Nodes func(level int, from, to int64) iter.Seq2[TreeNode, error]
 	// GuardsMissing names guards of the store that are gone.
 	GuardsMissing []string
 }
@@ -101,6 +105,7 @@ func Verify(src Source, o Options) (Verdict, error) {
 			return row, ok, err
 		}
 	}
+	v.nodes = src.Nodes
 	if src.Rows != nil {
 		for row, err := range src.Rows {
 			if err != nil {
@@ -108,6 +113,9 @@ func Verify(src Source, o Options) (Verdict, error) {
 			}
 			if err := v.addRow(&row); err != nil {
 				return Verdict{}, err
+			}
+			if v.nodesErr != nil {
+				return Verdict{}, fmt.Errorf("read tree nodes: %w", v.nodesErr)
 			}
 		}
 	}
@@ -164,7 +172,13 @@ type verifier struct {
 	receipt   bool // the receipt was found
 	best      finding
 	soft      finding
-	f         fields
+
+	nodes     func(level int, from, to int64) iter.Seq2[TreeNode, error]
+	nodePages map[int]*nodePage // by level
+	nodesErr  error
+	stale     finding // a stored node is not the tree's
+
+	f fields
 }
 
 // memory is a checkpoint from outside the log.

@@ -194,7 +194,7 @@ func (v *verifier) settle(seq int64, r Reason, message string, duplicate, known 
 	if v.linked = known; known {
 		v.previous = *digits
 		if !v.broken {
-			v.tree.Add(LeafHash(*leaf))
+			v.grow(LeafHash(*leaf))
 		}
 	} else {
 		v.broken = true

@@ -188,6 +188,9 @@ func (v *verifier) verdict() Verdict {
 		bad = v.soft
 	}
 	if bad.reason == "" {
+		bad = v.stale
+	}
+	if bad.reason == "" {
 		out.Assurance = v.assurance()
 		bad = v.demand(out)
 	}
@@ -261,4 +264,51 @@ func (v *verifier) demand(out Verdict) finding {
 		return finding{AssuranceTooLow, -1, fmt.Sprintf("%d entries are not sealed, at most %d may be", out.UnsealedTail, *v.o.MaxUnsealed)}
 	}
 	return finding{}
+}
+
+// nodePage holds stored nodes of one level, as many as a subtree of NodeSpan
+// levels has leaves.
+type nodePage struct {
+	first  int64
+	hashes [1 << NodeSpan]Hash
+	known  [1 << NodeSpan]bool
+}
+
+// grow adds a leaf and compares the stored nodes that it completes.
+func (v *verifier) grow(leaf Hash) {
+	if v.nodes == nil || (v.tree.size+1)%(1<<NodeSpan) != 0 {
+		v.tree.Add(leaf)
+		return
+	}
+	v.tree.add(leaf, func(level int, n int64, h Hash) {
+		if level > 0 && level%NodeSpan == 0 && v.nodesErr == nil {
+			v.compareNode(TreeNode{level, n, h})
+		}
+	})
+}
+
+func (v *verifier) compareNode(want TreeNode) {
+	const width = 1 << NodeSpan
+	at := want.Position % width
+	p := v.nodePages[want.Level]
+	if first := want.Position - at; p == nil || p.first != first {
+		p = &nodePage{first: first}
+		for have, err := range v.nodes(want.Level, first, first+width) {
+			if err != nil {
+				v.nodesErr = err
+				return
+			}
+			if i := have.Position - first; i >= 0 && i < width {
+				p.hashes[i], p.known[i] = have.Hash, true
+			}
+		}
+		if v.nodePages == nil {
+			v.nodePages = map[int]*nodePage{}
+		}
+		v.nodePages[want.Level] = p
+	}
+	if p.known[at] && p.hashes[at] != want.Hash && v.stale.reason == "" {
+		v.stale = finding{IndexMismatch, want.Position << want.Level,
+			fmt.Sprintf("the stored tree node of level %d, position %d is not that of the entries", want.Level, want.Position)}
+	}
 }

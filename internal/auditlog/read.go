@@ -147,12 +147,8 @@ func (l *Log) ProveInclusion(ctx context.Context, seq, size int64) (p Inclusion,
 		case seq >= size:
 			return fmt.Errorf("%w: entry %d is not among the first %d entries", ErrRange, seq, size)
 		}
-		need, err := audit.InclusionHashes(size, seq)
-		if err != nil {
-			return err
-		}
 		p = Inclusion{Seq: seq, Size: size, Checkpoint: sealed.Note}
-		read, root, err := l.hashes(s, &stored, size, need)
+		read, root, err := treeOf(s, &stored, size, sealed)
 		if err != nil {
 			return err
 		}
@@ -206,17 +202,13 @@ func (l *Log) ProveConsistency(ctx context.Context, older, newer int64) (p Consi
 		case older > 0 && older < stored.minIndex():
 			return fmt.Errorf("size %d: %w", older, audit.ErrPruned)
 		}
-		need, err := audit.ConsistencyHashes(older, newer)
-		if err != nil {
-			return err
-		}
 		p = Consistency{Old: older, New: newer, NewCheckpoint: sealed.Note}
-		read, root, err := l.hashes(s, &stored, newer, need)
+		read, root, err := treeOf(s, &stored, newer, sealed)
 		if err != nil {
 			return err
 		}
 		p.NewRoot = root
-		if _, p.OldRoot, err = l.hashes(s, &stored, older, nil); err != nil {
+		if p.OldRoot, err = read.root(older); err != nil {
 			return err
 		}
 		before, found, err := s.Newest(older)
@@ -255,40 +247,4 @@ func at(s Snapshot, stored *Stored, size *int64) (audit.CheckpointRow, error) {
 		row = audit.CheckpointRow{}
 	}
 	return row, nil
-}
-
-// hashes collects what a proof needs, and the root of the tree of size entries.
-func (l *Log) hashes(s Snapshot, stored *Stored, size int64, need []int64) (audit.HashReader, audit.Hash, error) {
-	var start, tree audit.CompactRange
-	if p := stored.Prune; p != nil && size >= p.MinIndex {
-		var err error
-		if start, err = audit.NewCompactRange(p.MinIndex, p.CompactRange); err != nil {
-			return nil, audit.Hash{}, err
-		}
-		if tree, err = audit.NewCompactRange(p.MinIndex, p.CompactRange); err != nil {
-			return nil, audit.Hash{}, err
-		}
-	}
-	entries := func(yield func([32]byte, error) bool) {
-		wanted := true
-		for hash, err := range s.Hashes(start.Size(), size) {
-			if err == nil {
-				tree.Add(audit.LeafHash(hash))
-			}
-			if wanted && !yield(hash, err) {
-				wanted = false // the root needs the rest
-			}
-			if err != nil {
-				return
-			}
-		}
-	}
-	read, err := audit.CollectHashes(start, entries, need...)
-	if err != nil {
-		return nil, audit.Hash{}, err
-	}
-	if tree.Size() != size {
-		return nil, audit.Hash{}, fmt.Errorf("the log has only %d of %d entries; verify it", tree.Size(), size)
-	}
-	return read, tree.Root(), nil
 }

@@ -142,7 +142,8 @@ func TestReconcile(t *testing.T) {
 			FROM usage_records WHERE id = 'r50'`, audit.EntryMissing, true},
 		{"a task", `UPDATE tasks SET agent = 'urn:asap:agent:mallory' WHERE task_id = 'task_3'`, audit.RowMismatch, false},
 		{"a task is gone", `DELETE FROM tasks WHERE task_id = (SELECT task_id FROM tasks WHERE links = 0 AND state = 0 LIMIT 1)`, audit.RowMissing, false},
-		{"a task that never was", `INSERT INTO tasks SELECT 100000, 'ghost', consumer, 'ghost', digest, agent, verified, skill, parent_task, trace_id, 0, null, started_us, null, 0, null, null, null, null, null, null
+		{"a task that never was", `INSERT INTO tasks (seq, task_id, consumer, envelope_id, digest, agent, verified, skill, parent_task, trace_id, links, started_us, state)
+			SELECT 100000, 'ghost', consumer, 'ghost', digest, agent, verified, skill, parent_task, trace_id, 0, started_us, 0
 			FROM tasks WHERE task_id = 'task_3'`, audit.EntryMissing, false},
 		{"an issued token is gone", `DELETE FROM delegations WHERE token_id = 'iss_3'`, audit.RowMissing, false},
 		{"a revocation is gone", `DELETE FROM revocations WHERE token_id = 'iss_1'`, audit.RowMissing, false},

@@ -30,7 +30,7 @@ var ErrAlarm = errors.New("audit.integrity_alarm")
 // Writer is the way of a checkpoint into the store; *ledger.Ledger is one. It
 // returns when the checkpoint is durable.
 type Writer interface {
-	StoreCheckpoint(ctx context.Context, c audit.CheckpointRow) error
+	StoreCheckpoint(ctx context.Context, c audit.CheckpointRow, nodes ...audit.TreeNode) error
 }
 
 // Sealer signs checkpoints of a log. It reads what came since the last one as a
@@ -148,7 +148,7 @@ func (s *Sealer) seal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	next, err := s.sign(ctx, state)
+	next, nodes, err := s.sign(ctx, state)
 	if err != nil {
 		return err
 	}
@@ -161,7 +161,7 @@ func (s *Sealer) seal(ctx context.Context) error {
 	if s.stored || len(state.Note) == 0 {
 		return nil
 	}
-	if err := s.write.StoreCheckpoint(ctx, audit.CheckpointRow{Size: state.State.Tree.Size(), Root: state.State.Tree.Root(), Note: state.Note}); err != nil {
+	if err := s.write.StoreCheckpoint(ctx, audit.CheckpointRow{Size: state.State.Tree.Size(), Root: state.State.Tree.Root(), Note: state.Note}, nodes...); err != nil {
 		return fmt.Errorf("store checkpoint: %w", err)
 	}
 	s.stored = true
@@ -173,8 +173,9 @@ func (s *Sealer) seal(ctx context.Context) error {
 }
 
 // sign checks what is new and signs it; nil if there is nothing new, or if the
-// note before has to be stored first.
-func (s *Sealer) sign(ctx context.Context, state audit.SignerState) (next *audit.SignerState, err error) {
+// note before has to be stored first. nodes are what the tree has then and the
+// store has not.
+func (s *Sealer) sign(ctx context.Context, state audit.SignerState) (next *audit.SignerState, nodes []audit.TreeNode, err error) {
 	err = s.log.store.ReadAudit(ctx, func(snap Snapshot) error {
 		stored, err := snap.Stored()
 		if err != nil {
@@ -198,12 +199,15 @@ func (s *Sealer) sign(ctx context.Context, state audit.SignerState) (next *audit
 		}
 		out, err := audit.Seal(state, snap.Entries(state.State.Head.Size, math.MaxInt64), head, s.signers...)
 		next = &out
+		if err == nil {
+			nodes, err = newNodes(snap, &stored, out.State.Head.Size)
+		}
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return next, nil
+	return next, nodes, nil
 }
 
 // holds tells whether the store has the note of the state. A crash may have come

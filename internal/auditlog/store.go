@@ -35,6 +35,9 @@ type Snapshot interface {
 	Entries(from, to int64) iter.Seq2[audit.Row, error]
 	// Hashes yields the hashes of the same rows.
 	Hashes(from, to int64) iter.Seq2[[32]byte, error]
+	// Nodes yields the stored tree nodes of a level with from <= Position < to in
+	// ascending Position.
+	Nodes(level int, from, to int64) iter.Seq2[audit.TreeNode, error]
 	// Checkpoints yields those with from <= size <= to in ascending size.
 	Checkpoints(from, to int64) iter.Seq2[audit.CheckpointRow, error]
 	// Newest returns the newest checkpoint of at most that size.
@@ -50,6 +53,9 @@ type Stored struct {
 	// Rows is one more than the largest seq of an entry, 0 without any.
 	Rows  int64
 	Prune *audit.Prune // the latest; nil if there was none
+	// Nodes is one more than the largest Position of a stored tree node of level
+	// audit.NodeSpan, 0 without any.
+	Nodes int64
 	// GuardsMissing names triggers that are gone or not what they should be.
 	GuardsMissing []string
 }

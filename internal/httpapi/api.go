@@ -102,8 +102,9 @@ type API struct {
 	cfg  Config
 	doc  []byte
 	lite liteCache
-	// audits holds a place for each question about the whole audit log at once.
-	audits chan struct{}
+	// audits holds a place for each verification of the audit log at once, proofs
+	// one for each proof, which reads a bounded number of rows.
+	audits, proofs chan struct{}
 }
 
 // New returns the interface of cfg.
@@ -121,7 +122,7 @@ func New(cfg Config) *API {
 		cfg.Version = asap.Version
 	}
 	cfg.Registry.complete()
-	return &API{cfg: cfg, audits: make(chan struct{}, 2)}
+	return &API{cfg: cfg, audits: make(chan struct{}, 2), proofs: make(chan struct{}, 16)}
 }
 
 // access says who may call a route.

@@ -114,15 +114,15 @@ type consistencyAnswer struct {
 	ToCheckpoint   *string  `json:"to_checkpoint"`
 }
 
-// heavy lets two questions about the whole log run at once; more are told to
-// come back.
-func (a *API) heavy() (release func(), err error) {
+// place takes one of the places for questions about the audit log that run at
+// once; without one, the caller is told to come back.
+func (a *API) place(places chan struct{}) (release func(), err error) {
 	if a.cfg.AuditLog == nil {
 		return nil, refusal(asap.CodeNotFound)
 	}
 	select {
-	case a.audits <- struct{}{}:
-		return func() { <-a.audits }, nil
+	case places <- struct{}{}:
+		return func() { <-places }, nil
 	default:
 		return nil, refusal(asap.CodeOverloaded)
 	}
@@ -133,7 +133,7 @@ func (a *API) verifyAudit(c *call) error {
 	if err != nil {
 		return err
 	}
-	release, err := a.heavy()
+	release, err := a.place(a.audits)
 	if err != nil {
 		return err
 	}
@@ -321,7 +321,7 @@ func (a *API) proveInclusion(c *call) error {
 	if err != nil {
 		return err
 	}
-	release, err := a.heavy()
+	release, err := a.place(a.proofs)
 	if err != nil {
 		return err
 	}
@@ -345,7 +345,7 @@ func (a *API) proveConsistency(c *call) error {
 	if err != nil {
 		return err
 	}
-	release, err := a.heavy()
+	release, err := a.place(a.proofs)
 	if err != nil {
 		return err
 	}
@@ -360,7 +360,7 @@ func (a *API) proveConsistency(c *call) error {
 
 // proofOf is the tlog-proof of an entry. One that is not sealed yet has none.
 func (a *API) proofOf(c *call, seq int64) (string, error) {
-	release, err := a.heavy()
+	release, err := a.place(a.proofs)
 	if err != nil {
 		return "", err
 	}

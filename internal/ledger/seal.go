@@ -7,13 +7,17 @@ import (
 	"github.com/asap-protocol/asap-go/audit"
 )
 
-// StoreCheckpoint keeps a checkpoint that was signed. It is not an entry: the log
-// does not change. The caller has checked that it is one of this log.
-func (l *Ledger) StoreCheckpoint(ctx context.Context, c audit.CheckpointRow) error {
-	return l.do(ctx, &storeCheckpoint{row: c})
+// StoreCheckpoint keeps a checkpoint that was signed, and tree nodes that are
+// complete by then. It is not an entry: the log does not change. The caller has
+// checked that it is one of this log.
+func (l *Ledger) StoreCheckpoint(ctx context.Context, c audit.CheckpointRow, nodes ...audit.TreeNode) error {
+	return l.do(ctx, &storeCheckpoint{row: c, nodes: nodes})
 }
 
-type storeCheckpoint struct{ row audit.CheckpointRow }
+type storeCheckpoint struct {
+	row   audit.CheckpointRow
+	nodes []audit.TreeNode
+}
 
 func (o *storeCheckpoint) weight() int        { return 1 }
 func (o *storeCheckpoint) needs(*Needs)       {}
@@ -23,6 +27,7 @@ func (o *storeCheckpoint) apply(b *book) error {
 		return fmt.Errorf("%w: a checkpoint of %d entries, the log has %d", ErrInvalid, o.row.Size, b.head.Size)
 	}
 	b.changes.Checkpoints = append(b.changes.Checkpoints, o.row)
+	b.changes.TreeNodes = append(b.changes.TreeNodes, o.nodes...)
 	return nil
 }
 

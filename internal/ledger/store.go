@@ -237,6 +237,8 @@ type Changes struct {
 	Counters Counters
 	// Checkpoints are signed notes to keep beside the log.
 	Checkpoints []audit.CheckpointRow
+	// TreeNodes are kept for proofs, unless the store has one at that place.
+	TreeNodes []audit.TreeNode
 	// Prune moves the minimum index of the log; the entries before it are removed
 	// by RemovePruned.
 	Prune *audit.Prune

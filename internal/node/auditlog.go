@@ -76,8 +76,8 @@ func (n *Node) openAudit(ctx context.Context) error {
 type checkpointWriter struct{ n *Node }
 
 // StoreCheckpoint implements auditlog.Writer.
-func (w checkpointWriter) StoreCheckpoint(ctx context.Context, c audit.CheckpointRow) error {
-	return w.n.ledger.StoreCheckpoint(ctx, c)
+func (w checkpointWriter) StoreCheckpoint(ctx context.Context, c audit.CheckpointRow, nodes ...audit.TreeNode) error {
+	return w.n.ledger.StoreCheckpoint(ctx, c, nodes...)
 }
 
 // writePublic replaces a file that everybody may read, if it says something else.

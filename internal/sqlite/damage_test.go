@@ -99,7 +99,7 @@ func write(ctx context.Context, t testing.TB, l *ledger.Ledger, run string, note
 	_, err = l.RecordBreaches(ctx, []sla.Event{{At: 1000, Kind: sla.Firing, Breach: sla.Breach{ID: run + "breach", Agent: damagedAgent, Objective: sla.Availability,
 		Window: sla.LastDay, Threshold: "99%", ActualOpen: "90%", ActualWorst: "90%", ActualLast: "90%", Severity: sla.Warning, SeverityMax: sla.Warning, StartedAt: 500, DetectedAt: 1000}}})
 	note(err)
-	note(l.StoreCheckpoint(ctx, audit.CheckpointRow{Size: 1, Note: []byte(run)}))
+	note(l.StoreCheckpoint(ctx, audit.CheckpointRow{Size: 1, Note: []byte(run)}, audit.TreeNode{Level: 8, Position: 7}))
 	_, err = l.ExpireDue(ctx)
 	note(err)
 	_, err = l.DropAnswers(ctx, now.Add(time.Hour))
@@ -200,6 +200,7 @@ func inspect(ctx context.Context, s *sqlite.Store, note func(error)) {
 		drain(log.Entries(0, 100), note)
 		drain(log.Hashes(0, 100), note)
 		drain(log.Checkpoints(0, 100), note)
+		drain(log.Nodes(8, 0, 100), note)
 		_, _, err = log.Newest(100)
 		note(err)
 		books := log.Books()

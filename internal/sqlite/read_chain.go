@@ -93,6 +93,12 @@ func (s *snapshot) Stored() (out auditlog.Stored, err error) {
 	if n, ok := last.(int64); ok {
 		out.Rows = n + 1
 	}
+	if last, err = s.c.one(`SELECT max(position) FROM audit_tree WHERE level = ?`, int64(audit.NodeSpan)); err != nil {
+		return out, err
+	}
+	if n, ok := last.(int64); ok {
+		out.Nodes = n + 1
+	}
 	err = s.c.query(`SELECT min_index, head_hash, compact_range, checkpoint_size, at_us FROM audit_prune ORDER BY min_index DESC LIMIT 1`, func(r *row) error {
 		p := &audit.Prune{MinIndex: r.int(0), HeadHash: r.hash(1), CheckpointSize: r.int(3), AtUS: r.int(4)}
 		for b := range slices.Chunk(r.blob(2), len(audit.Hash{})) {
@@ -156,6 +162,14 @@ func (s *snapshot) guardsMissing() ([]string, error) {
 func (s *snapshot) Hashes(from, to int64) iter.Seq2[[32]byte, error] {
 	return rows(s, `SELECT hash FROM audit_entries WHERE seq >= ? AND seq < ? ORDER BY seq`,
 		func(r *row) ([32]byte, error) { return r.hash(0), nil }, from, to)
+}
+
+// Nodes implements auditlog.Snapshot.
+func (s *snapshot) Nodes(level int, from, to int64) iter.Seq2[audit.TreeNode, error] {
+	return rows(s, `SELECT position, hash FROM audit_tree WHERE level = ? AND position >= ? AND position < ? ORDER BY position`,
+		func(r *row) (audit.TreeNode, error) {
+			return audit.TreeNode{Level: level, Position: r.int(0), Hash: r.hash(1)}, nil
+		}, int64(level), from, to)
 }
 
 // Checkpoints implements auditlog.Snapshot.

@@ -209,6 +209,12 @@ func (t *tx) seal(c *ledger.Changes) error {
 			return err
 		}
 	}
+	for i := range c.TreeNodes {
+		n := &c.TreeNodes[i]
+		if _, err := t.c.exec(`INSERT OR IGNORE INTO audit_tree (level, position, hash) VALUES (?, ?, ?)`, int64(n.Level), n.Position, n.Hash[:]); err != nil {
+			return err
+		}
+	}
 	if p := c.Prune; p != nil {
 		var hashes []byte
 		for _, h := range p.CompactRange {

@@ -3,6 +3,7 @@ package storetest
 import (
 	"errors"
 	"math"
+	"slices"
 	"testing"
 
 	"github.com/asap-protocol/asap-go/audit"
@@ -25,7 +26,12 @@ func testCheckpoints(t *testing.T, b Backend) {
 		tree.Add(audit.LeafHash(e.Hash))
 	}
 	row := audit.CheckpointRow{Size: 40, Root: tree.Root(), Note: []byte("a note\n")}
-	if err := r.ledger.StoreCheckpoint(r.ctx, row); err != nil {
+	nodes := []audit.TreeNode{{Level: 8, Position: 0, Hash: audit.Hash{1}}, {Level: 8, Position: 1, Hash: audit.Hash{2}}, {Level: 16, Position: 0, Hash: audit.Hash{3}}}
+	if err := r.ledger.StoreCheckpoint(r.ctx, row, nodes[:2]...); err != nil {
+		t.Fatal(err)
+	}
+	// One that is there stays as it is.
+	if err := r.ledger.StoreCheckpoint(r.ctx, row, audit.TreeNode{Level: 8, Position: 1, Hash: audit.Hash{9}}, nodes[2]); err != nil {
 		t.Fatal(err)
 	}
 	r.refused(ledger.ErrInvalid, func() error {
@@ -62,6 +68,7 @@ func testCheckpoints(t *testing.T, b Backend) {
 		if _, found, err := s.Newest(39); err != nil || found {
 			t.Errorf("there is one of 39: %v", err)
 		}
+		testTreeNodes(t, s, &stored, nodes)
 		next := int64(40)
 		for e, err := range s.Entries(0, math.MaxInt64) {
 			if err != nil {
@@ -93,4 +100,30 @@ func testCheckpoints(t *testing.T, b Backend) {
 	}
 	r.admit(admission(100))
 	r.settle(settlement(100))
+}
+
+// testTreeNodes asks for the stored nodes in pieces.
+func testTreeNodes(t *testing.T, s auditlog.Snapshot, stored *auditlog.Stored, want []audit.TreeNode) {
+	t.Helper()
+	if stored.Nodes != 2 {
+		t.Errorf("nodes up to %d, want 2", stored.Nodes)
+	}
+	for _, c := range []struct {
+		level    int
+		from, to int64
+		want     []audit.TreeNode
+	}{
+		{8, 0, math.MaxInt64, want[:2]}, {8, 1, 2, want[1:2]}, {8, 0, 1, want[:1]}, {8, 2, 300, nil}, {16, 0, 256, want[2:]}, {24, 0, 256, nil},
+	} {
+		var got []audit.TreeNode
+		for n, err := range s.Nodes(c.level, c.from, c.to) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, n)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("nodes of level %d from %d to %d: %v", c.level, c.from, c.to, got)
+		}
+	}
 }

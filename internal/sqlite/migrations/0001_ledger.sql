@@ -183,6 +183,16 @@ CREATE TABLE audit_checkpoints (
 ) STRICT;
 CREATE INDEX audit_checkpoints_size ON audit_checkpoints (size);
 
+-- The Merkle tree: the roots of perfect subtrees of 2^8, 2^16, 2^24, ... leaves, so
+-- that a proof need not read every entry. They are an index: what is missing is
+-- computed from the entries.
+CREATE TABLE audit_tree (
+    level    INTEGER NOT NULL,
+    position INTEGER NOT NULL,                      -- covers the leaves from position << level on
+    hash     BLOB    NOT NULL,
+    PRIMARY KEY (level, position)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE audit_prune (
     min_index       INTEGER NOT NULL,
     head_hash       BLOB    NOT NULL,
