@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 
@@ -62,4 +63,32 @@ func ExampleSocket() {
 		task, err = s.Wait(ctx, "urn:asap:agent:researcher", task.TaskID)
 	}
 	fmt.Println(task, err)
+}
+
+// Act for somebody else: the key proves who calls, the delegation what it may.
+func ExampleWithDelegation() {
+	_, key, err := ed25519.GenerateKey(nil) // or asap.ReadPrivateKeyPEM
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	identity, err := client.NewKeyTokens(key, "urn:asap:agent:me", "urn:asap:agent:node", 0)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	c, err := client.New("https://agent.example.com",
+		client.WithSender("urn:asap:agent:me"),
+		client.WithTokenSource(identity),
+		client.WithDelegation("eyJhbGciOiJFZERTQSJ9…"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close()
+	_, err = c.Task(context.Background(), client.TaskCall{Recipient: "urn:asap:agent:researcher", Skill: "study"})
+	var refused *client.RemoteError
+	if errors.As(err, &refused) && refused.DataCode == asap.CodeDelegationLimitCost {
+		fmt.Println("the budget is used up")
+	}
 }

@@ -10,11 +10,22 @@ import (
 )
 
 var (
-	markdownLink  = regexp.MustCompile(`\]\(([^)#\s]+)(?:#[^)\s]*)?\)`)
-	markdownFence = regexp.MustCompile("(?s)```.*?```")
+	markdownLink    = regexp.MustCompile(`\]\(([^)#\s]*)(?:#([^)\s]*))?\)`)
+	markdownFence   = regexp.MustCompile("(?s)```.*?```")
+	markdownHeading = regexp.MustCompile(`(?m)^#+ +(.*?) *$`)
+	notInAnchor     = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 )
 
-// A link within the repository leads somewhere.
+// anchors are the fragments that code hosts give the headings of a page.
+func anchors(page []byte) map[string]bool {
+	found := map[string]bool{}
+	for _, h := range markdownHeading.FindAllSubmatch(markdownFence.ReplaceAll(page, nil), -1) {
+		found[strings.ReplaceAll(notInAnchor.ReplaceAllString(strings.ToLower(string(h[1])), ""), " ", "-")] = true
+	}
+	return found
+}
+
+// A link within the repository leads somewhere, to a heading if it names one.
 func TestLinksInDocumentationLead(t *testing.T) {
 	err := filepath.WalkDir(repositoryRoot, func(name string, entry fs.DirEntry, err error) error {
 		if err != nil {
@@ -38,8 +49,22 @@ func TestLinksInDocumentationLead(t *testing.T) {
 			if strings.Contains(target, ":") { // another scheme: not ours to check
 				continue
 			}
-			if _, err := os.Stat(filepath.Join(filepath.Dir(name), filepath.FromSlash(target))); err != nil {
+			file := filepath.Join(filepath.Dir(name), filepath.FromSlash(target))
+			if target == "" {
+				file = name
+			}
+			if _, err := os.Stat(file); err != nil {
 				t.Errorf("%s: the link to %s leads nowhere", name, target)
+				continue
+			}
+			if heading := string(link[2]); heading != "" && strings.HasSuffix(file, ".md") {
+				page, err := os.ReadFile(file)
+				if err != nil {
+					return err
+				}
+				if !anchors(page)[heading] {
+					t.Errorf("%s: %s has no heading #%s", name, file, heading)
+				}
 			}
 		}
 		return nil
