@@ -10,6 +10,8 @@ FUZZTIME  ?= 100000x
 BENCHTIME ?= 0.2s
 COVERFILE ?= coverage.out
 
+VERSION = $(shell sed -n 's/^const Version = "\(.*\)"$$/\1/p' version.go)
+
 # The interpreter that make interop makes its virtual environment with: 3.11 or later.
 PYTHON    ?= python3
 VENV       = .venv
@@ -122,3 +124,35 @@ $(VENV)/installed: interop/requirements.txt
 .PHONY: check
 check: lint tidy-check test race modules interop postgres ## what CI runs: format, linters, go.mod, tests, race detector, nested modules, the Python release, PostgreSQL, a short run of every fuzz target
 	$(MAKE) --no-print-directory fuzz FUZZTIME=10000x
+
+.PHONY: version
+version: ## print the version
+	@echo $(VERSION)
+
+PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
+
+.PHONY: release
+release: ## build the release into dist/: static binaries of every platform, their SBOMs, checksums, the container image
+	rm -rf dist && mkdir dist
+	@for platform in $(PLATFORMS); do \
+		os=$${platform%/*} arch=$${platform#*/} suffix=; [ $$os != windows ] || suffix=.exe; \
+		echo "--- $$platform"; \
+		CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) build -trimpath -o dist/asap-$(VERSION)-$$os-$$arch$$suffix ./cmd/asap || exit 1; \
+	done
+	cd dist && sha256sum asap-* >SHA256SUMS
+	$(MAKE) --no-print-directory image
+
+dist/asap-$(VERSION)-linux-%: FORCE
+	CGO_ENABLED=0 GOOS=linux GOARCH=$* $(GO) build -trimpath -o $@ ./cmd/asap
+
+.PHONY: FORCE
+FORCE:
+
+.PHONY: image
+image: dist/asap-$(VERSION)-linux-amd64 dist/asap-$(VERSION)-linux-arm64 ## build the container image into dist/image, an OCI layout, without a container engine
+	@cd deploy && SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null) $(GO) run ./image \
+		-amd64 ../dist/asap-$(VERSION)-linux-amd64 -arm64 ../dist/asap-$(VERSION)-linux-arm64 -out ../dist/image
+
+.PHONY: image-check
+image-check: image ## start the image's binary as its user, on a read-only root file system (needs root)
+	deploy/image/check.sh dist/image

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/asap-protocol/asap-go/internal/ledger"
+	"github.com/asap-protocol/asap-go/internal/metering"
 	"github.com/asap-protocol/asap-go/internal/sla"
 	"github.com/asap-protocol/asap-go/internal/slawatch"
 )
@@ -25,7 +26,7 @@ type meters struct {
 
 func newMeters() *meters {
 	counter := func(name, help string) prometheus.CounterOpts { return prometheus.CounterOpts{Name: name, Help: help} }
-	return &meters{
+	m := &meters{
 		commits: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "asap_ledger_commit_seconds", Help: "Time that one commit of the ledger took, with everything that had gathered for it.",
 			Buckets: prometheus.ExponentialBuckets(0.000_5, 2, 14)}),
 		failures: prometheus.NewCounter(counter("asap_ledger_commit_failures_total", "Commits of the ledger that failed; nothing of them was answered as done.")),
@@ -34,6 +35,19 @@ func newMeters() *meters {
 		tokens:   prometheus.NewCounterVec(counter("asap_usage_tokens_total", "Tokens in those records; direction is in or out."), []string{"direction"}),
 		warnings: prometheus.NewCounterVec(counter("asap_delegation_warnings_total", "Limits of delegations that came to 80, 90 or 100 percent."), []string{"unit", "percent"}),
 	}
+	// What is known to come is there from the start, at 0.
+	for _, outcome := range []metering.Outcome{metering.Completed, metering.Failed, metering.Cancelled, metering.TimedOut, metering.Rejected} {
+		m.records.WithLabelValues(string(outcome))
+	}
+	for _, direction := range []string{"in", "out"} {
+		m.tokens.WithLabelValues(direction)
+	}
+	for _, unit := range []ledger.Unit{ledger.UnitTasks, ledger.UnitCost} {
+		for _, percent := range ledger.WarnAt() {
+			m.warnings.WithLabelValues(string(unit), strconv.Itoa(percent))
+		}
+	}
+	return m
 }
 
 // observed has the form of ledger.Options.Observed.
