@@ -111,7 +111,8 @@ func (a *agent) verdictOn(o int, w Window, now Instant, p *Policy) (v verdict) {
 	switch objectives[o] {
 	case Availability:
 		v = a.promise.judgeAvailability(a.period(w, now), tell)
-		v.frozen = a.state() == StateUnknown
+		v.unknown = a.state() == StateUnknown
+		v.frozen = v.unknown
 	case Latency:
 		v = a.promise.judgeLatency(&sum.Counts, &sum.sketch, p.MinTasks, tell)
 	default:
@@ -157,7 +158,8 @@ func (a *agent) step(now Instant, p *Policy, emit func(Event)) {
 		// First what the state until now has led to.
 		for _, w := range p.Windows {
 			v := a.promise.judgeAvailability(a.period(w, now), a.trackers[0][w].breach != nil)
-			v.frozen = a.state() == StateUnknown
+			v.unknown = a.state() == StateUnknown
+			v.frozen = v.unknown
 			a.look(0, w, now, v, true, p, emit)
 		}
 	}

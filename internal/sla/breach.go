@@ -68,6 +68,20 @@ const (
 	Resolved  EventKind = "resolved"
 )
 
+// The kinds of notices: what is worth telling of an open breach without being a
+// change of it. They are told through Engine.Notice and are not events.
+const (
+	// Stale: the state of the agent is not known any more, so that the breach
+	// stands still.
+	Stale EventKind = "stale"
+	// Digest: the breach flaps. It is told at most once in 15 minutes, for all the
+	// times that it came back since.
+	Digest EventKind = "digest"
+)
+
+// digestEvery is how often a flapping breach is told of.
+const digestEvery = 15 * minute
+
 // An Event is a change of a breach, with the breach as it was then.
 type Event struct {
 	At     Instant
@@ -103,6 +117,8 @@ type tracker struct {
 	due      Instant // pending: when it fires; resolving: when it ends
 	returned Instant // resolving: when the promise was kept again
 	flapped  []Instant
+	digested Instant // when it was last told to be flapping
+	stale    bool    // it was told that the agent's state is not known
 	breach   *Breach // firing and resolving
 }
 
@@ -120,6 +136,10 @@ type subject struct {
 // time has happened since the last look, and that the value moves without jumps.
 func (t *tracker) look(now Instant, v verdict, byTime bool, sub *subject, emit func(Event)) {
 	if v.frozen {
+		if v.unknown && t.breach != nil && !t.stale {
+			t.stale = true
+			emit(Event{now, Stale, *t.breach})
+		}
 		t.pause(now)
 		t.steady = false
 		return
@@ -135,6 +155,7 @@ func (t *tracker) look(now Instant, v verdict, byTime bool, sub *subject, emit f
 		return
 	}
 	t.resume(now)
+	t.stale = false
 	crossed := now // when the value crossed the threshold, if it did
 	if byTime && t.steady {
 		crossed = now - 1
@@ -165,7 +186,7 @@ func (t *tracker) look(now Instant, v verdict, byTime bool, sub *subject, emit f
 	case phaseResolving:
 		if v.breached {
 			t.phase = phaseFiring
-			t.flap(crossed)
+			t.flap(crossed, emit)
 			t.escalate(crossed, now, v, emit)
 		}
 	}
@@ -196,7 +217,7 @@ func (t *tracker) open(v verdict, sub *subject, emit func(Event)) {
 		severity = Critical
 	}
 	t.phase = phaseFiring
-	t.flapped = nil
+	t.flapped, t.digested, t.stale = nil, 0, false
 	t.breach = &Breach{
 		ID:    breachID(sub.agent, sub.objective, sub.window, t.since),
 		Agent: sub.agent, Objective: sub.objective, Window: sub.window, Threshold: sub.promise.threshold(sub.objective),
@@ -233,13 +254,17 @@ func (t *tracker) escalate(crossed, now Instant, v verdict, emit func(Event)) {
 	emit(Event{crossed, Escalated, *b})
 }
 
-func (t *tracker) flap(at Instant) {
+func (t *tracker) flap(at Instant, emit func(Event)) {
 	t.breach.Flaps++
 	t.flapped = append(t.flapped, at)
 	if len(t.flapped) > 5 {
 		t.flapped = t.flapped[1:]
 	}
 	t.breach.Flapping = len(t.flapped) == 5 && t.flapped[4]-t.flapped[0] <= hour
+	if t.breach.Flapping && (t.digested == 0 || at-t.digested >= digestEvery) {
+		t.digested = at
+		emit(Event{at, Digest, *t.breach})
+	}
 }
 
 // close ends the breach, if there is one, and forgets whatever was about to happen.

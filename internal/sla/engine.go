@@ -18,6 +18,9 @@ import (
 // restore a new one. An engine is not safe for concurrent use; agents do not
 // interact, so a node may spread them over several.
 type Engine struct {
+	// Notice is told of notices, while the engine is at work. Nil for nobody.
+	Notice func(Event)
+
 	policy  Policy
 	buckets Buckets
 	now     Instant
@@ -205,11 +208,11 @@ func (e *Engine) Saw(now Instant, o Outcome) {
 // marked as retroactive, which is for operators.
 func (e *Engine) Exclude(now Instant, agentID string, x Exclusion) ([]Event, error) {
 	return e.withAgent(now, agentID, func(a *agent) error {
-		switch {
-		case x.End <= x.Start:
-			return refusedf("maintenance must end after it starts")
-		case !x.Retroactive && (x.AnnouncedAt >= x.Start || x.Start-x.AnnouncedAt < e.policy.Notice):
-			return refusedf("maintenance must be announced %s before it starts", time.Duration(e.policy.Notice)*time.Millisecond)
+		if err := e.policy.Refuses(&x); err != nil {
+			return err
+		}
+		if x.ID != "" && slices.ContainsFunc(a.exclusions, func(old Exclusion) bool { return old.ID == x.ID }) {
+			return nil
 		}
 		// Maintenance that no window reaches any more is forgotten here.
 		a.exclusions = slices.DeleteFunc(a.exclusions, func(old Exclusion) bool { return old.End < now-2*capSpan })
@@ -223,6 +226,55 @@ func (e *Engine) Exclude(now Instant, agentID string, x Exclusion) ([]Event, err
 		a.lookAt(0, objectiveCount-1, now, &e.policy, a.emit)
 		return nil
 	})
+}
+
+// Refuses says what the rules have against planned maintenance that becomes known
+// now; nil if nothing. Without notice it is refused unless it is marked as
+// retroactive, which is for operators.
+func (p *Policy) Refuses(x *Exclusion) error {
+	switch {
+	case x.End <= x.Start:
+		return refusedf("maintenance must end after it starts")
+	case !x.Retroactive && (x.AnnouncedAt >= x.Start || x.Start-x.AnnouncedAt < p.Notice):
+		return refusedf("maintenance must be announced %s before it starts", time.Duration(p.Notice)*time.Millisecond)
+	}
+	return nil
+}
+
+// Unexclude takes planned maintenance back, by its id: what of it has not begun is
+// not excluded. What has been, stays so.
+func (e *Engine) Unexclude(now Instant, agentID, id string) ([]Event, error) {
+	return e.withAgent(now, agentID, func(a *agent) error {
+		i := slices.IndexFunc(a.exclusions, func(x Exclusion) bool { return x.ID == id })
+		switch {
+		case i < 0:
+			return refusedf("there is no such maintenance")
+		case a.exclusions[i].End <= now:
+			return refusedf("the maintenance is over")
+		case a.exclusions[i].Start >= now:
+			a.exclusions = slices.Delete(a.exclusions, i, i+1)
+		default:
+			a.exclusions[i].End = now
+		}
+		a.granted = granted(a.exclusions, e.policy.MaintenanceCap)
+		a.settle(now, &e.policy)
+		a.lookAt(0, objectiveCount-1, now, &e.policy, a.emit)
+		return nil
+	})
+}
+
+// Maintenance is what is planned for an agent, and what was as far back as it
+// matters, by its start; ok is false for one that is not known. The policy's cap
+// may exclude less: that is what excluded returns for a time.
+func (e *Engine) Maintenance(agentID string) (all []Exclusion, excluded func(from, to Instant) Instant, ok bool) {
+	a := e.agents[agentID]
+	if a == nil {
+		return nil, nil, false
+	}
+	all = slices.Clone(a.exclusions)
+	slices.SortStableFunc(all, func(x, y Exclusion) int { return cmp.Compare(x.Start, y.Start) })
+	given := slices.Clone(a.granted)
+	return all, func(from, to Instant) Instant { return overlap(given, from, to) }, true
 }
 
 // Advance brings about what time brings until now.
@@ -251,7 +303,14 @@ func (e *Engine) mark(a *agent) {
 	}
 }
 
-func (e *Engine) emit(ev Event) { e.events = append(e.events, ev) }
+func (e *Engine) emit(ev Event) {
+	switch {
+	case ev.Kind != Stale && ev.Kind != Digest:
+		e.events = append(e.events, ev)
+	case e.Notice != nil:
+		e.Notice(ev)
+	}
+}
 
 // withAgent advances to now and then does something to a known agent.
 func (e *Engine) withAgent(now Instant, id string, do func(a *agent) error) ([]Event, error) {

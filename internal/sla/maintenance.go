@@ -7,11 +7,16 @@ import (
 
 // Exclusion is planned maintenance, from Start (inclusive) to End.
 type Exclusion struct {
+	// ID tells it from others; only one with an id can be taken back.
+	ID          string  `json:"id,omitzero"`
 	Start       Instant `json:"start"`
 	End         Instant `json:"end"`
 	AnnouncedAt Instant `json:"announced_at"`
 	// Retroactive marks one that an operator excluded without notice.
 	Retroactive bool `json:"retroactive,omitzero"`
+	// Actor is who planned it, Reason what they say.
+	Actor  string `json:"actor,omitzero"`
+	Reason string `json:"reason,omitzero"`
 }
 
 type interval struct{ start, end Instant }

@@ -138,6 +138,7 @@ func (p *promise) recount(c *Counts, s *sketch.Sketch) {
 
 // verdict is what one look at an objective says.
 type verdict struct {
+	unknown  bool // frozen because nobody knows how the agent is
 	frozen   bool // neither good nor bad may be concluded now
 	enough   bool // there is enough data
 	breached bool // strictly beyond the promise

@@ -80,6 +80,8 @@ type TrackerState struct {
 	Due       Instant   `json:"due"`
 	Returned  Instant   `json:"returned"`
 	Flapped   []Instant `json:"flapped"`
+	Digested  Instant   `json:"digested,omitzero"`
+	Stale     bool      `json:"stale,omitzero"`
 	Breach    *Breach   `json:"breach"`
 }
 
@@ -181,7 +183,7 @@ func (a *agent) snapshot(now Instant) AgentState {
 			if t.phase == phaseNoData && t.paused < 0 {
 				continue // as a new one
 			}
-			ts := TrackerState{objectives[o], Window(w), uint8(t.phase), t.steady, t.paused, t.since, t.due, t.returned, slices.Clone(t.flapped), nil}
+			ts := TrackerState{objectives[o], Window(w), uint8(t.phase), t.steady, t.paused, t.since, t.due, t.returned, slices.Clone(t.flapped), t.digested, t.stale, nil}
 			if t.breach != nil {
 				b := *t.breach
 				ts.Breach = &b
@@ -281,7 +283,7 @@ func restoreAgent(s *AgentState, p *Policy) (*agent, error) {
 		if o < 0 || t.Window >= windowCount || t.Phase > uint8(phaseResolving) || (t.Breach != nil) != (t.Phase >= uint8(phaseFiring)) {
 			return nil, fmt.Errorf("impossible state of %s", t.Objective)
 		}
-		a.trackers[o][t.Window] = tracker{phase(t.Phase), t.Steady, t.Paused, t.Since, t.Due, t.Returned, slices.Clone(t.Flapped), nil}
+		a.trackers[o][t.Window] = tracker{phase(t.Phase), t.Steady, t.Paused, t.Since, t.Due, t.Returned, slices.Clone(t.Flapped), t.Digested, t.Stale, nil}
 		if t.Breach != nil {
 			b := *t.Breach
 			a.trackers[o][t.Window].breach = &b

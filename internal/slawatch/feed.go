@@ -85,6 +85,19 @@ func (f *feed) publish(changes []ledger.BreachChange) {
 	}
 }
 
+// notify tells notices. They have the position of the log at that time, are not in
+// it, and are not told to who was not there.
+func (f *feed) notify(notices []sla.Event) {
+	if len(notices) == 0 {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := range notices {
+		f.tell(&told{event: eventOf(&ledger.BreachChange{Seq: f.last, At: notices[i].At, Kind: notices[i].Kind, Breach: ledger.Breach{Breach: notices[i].Breach}})})
+	}
+}
+
 // tell hands an event to those who listen. The caller holds mu.
 func (f *feed) tell(t *told) {
 	for s := range f.all {

@@ -17,6 +17,7 @@ const (
 	kindRemove   = "remove"
 	kindProbe    = "probe"
 	kindExclude  = "maintenance"
+	kindInclude  = "maintenance_withdrawn"
 	kindTasks    = "tasks"
 )
 
@@ -35,10 +36,13 @@ type Input struct {
 	State      sla.State      `json:"state,omitzero"`       // probe
 	Observer   string         `json:"observer,omitempty"`   // probe
 	ProbedAt   sla.Instant    `json:"probed_at,omitzero"`   // probe
-	Exclusion  *sla.Exclusion `json:"exclusion,omitempty"`  // maintenance
+	Exclusion  *sla.Exclusion `json:"exclusion,omitempty"`  // maintenance; only its id, if it is withdrawn
 	// From and To are the first and last usage record that were taken.
 	From int64 `json:"from,omitzero"`
 	To   int64 `json:"to,omitzero"`
+
+	// told hears what the rules say to it; nil if nobody waits for that.
+	told chan<- error
 }
 
 // Position is up to where a stored state knows everything.

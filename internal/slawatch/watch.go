@@ -55,6 +55,7 @@ type Watch struct {
 	seq     int64                 // of the last input in the journal
 	records int64                 // usage records taken
 	pending []sla.Event           // to be recorded
+	notices []sla.Event           // to be told, if they are new
 	broken  error                 // the engine is of no use any more
 	marks   map[string]int64      // while Open goes through inputs: which ones the agents know already
 
@@ -150,6 +151,7 @@ func Open(ctx context.Context, store Store, log Log, o Options) (*Watch, error) 
 	if err := w.feed.load(ctx); err != nil {
 		return nil, err
 	}
+	w.engine.Notice = func(e sla.Event) { w.notices = append(w.notices, e) }
 	return w, nil
 }
 
@@ -253,13 +255,6 @@ func (w *Watch) Probed(agentID, observer string, state sla.State, at time.Time) 
 		return
 	}
 	w.tell(Input{Kind: kindProbe, Agent: agentID, Observer: observer, State: state, ProbedAt: sla.InstantOf(at)})
-}
-
-// Exclude takes planned maintenance.
-func (w *Watch) Exclude(agentID string, x sla.Exclusion) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.tell(Input{Kind: kindExclude, Agent: agentID, Exclusion: &x})
 }
 
 // Committed is for ledger.Options: there are new records. It does not block.
@@ -492,6 +487,8 @@ func (w *Watch) apply(ctx context.Context, in *Input) error {
 		events, err = w.engine.Observe(in.At, sla.Probe{Agent: in.Agent, At: in.ProbedAt, State: in.State, Observer: in.Observer})
 	case kindExclude:
 		events, err = w.engine.Exclude(in.At, in.Agent, *in.Exclusion)
+	case kindInclude:
+		events, err = w.engine.Unexclude(in.At, in.Agent, in.Exclusion.ID)
 	case kindTasks:
 		for after := in.From - 1; after < in.To; {
 			ends, last, err := w.store.TaskEnds(ctx, after, in.To, endsAtOnce)
@@ -534,6 +531,9 @@ func (w *Watch) applyEnds(in *Input, ends []TaskEnd) error {
 func (w *Watch) took(in *Input, events []sla.Event, err error) error {
 	w.present = max(w.present, in.At)
 	w.pending = append(w.pending, events...)
+	if in.told != nil {
+		in.told <- err // there is room
+	}
 	if errors.Is(err, sla.ErrRefused) {
 		w.opts.Log.Debug("not counted", "kind", in.Kind, "agent", in.Agent, "error", err)
 		return nil
@@ -560,9 +560,13 @@ func (w *Watch) advance(now sla.Instant) error {
 func (w *Watch) record(ctx context.Context, to Recorder) error {
 	for {
 		w.mu.Lock()
-		events := w.pending[:min(len(w.pending), ledger.MaxGroup)]
+		events, notices := w.pending[:min(len(w.pending), ledger.MaxGroup)], w.notices
+		if len(events) == 0 {
+			w.notices = nil
+		}
 		w.mu.Unlock()
 		if len(events) == 0 {
+			w.feed.notify(notices)
 			return nil
 		}
 		changes, err := to.RecordBreaches(ctx, events)
