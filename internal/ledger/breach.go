@@ -125,6 +125,7 @@ func (b *book) incident(known map[string]Breach, breach *sla.Breach) string {
 }
 
 // breachEvent is the entry of a change: actor is the agent, subject the breach.
+// Only its party hears which task opened it, and under which delegation.
 func breachEvent(c *BreachChange) audit.Event {
 	v := &c.Breach
 	text := func(d []byte, name, value string) []byte {
@@ -133,6 +134,9 @@ func breachEvent(c *BreachChange) audit.Event {
 	d := text([]byte{'{'}, "actual", v.ActualLast)
 	if v.CloseReason != "" {
 		d = text(d, "close_reason", v.CloseReason)
+	}
+	if v.Delegation != "" {
+		d = text(d, "delegation_id", v.Delegation)
 	}
 	d = strconv.AppendInt(append(d, `"duration_ms":`...), int64(v.Duration(c.At)), 10)
 	d = text(append(d, ','), "event", string(c.Kind))
@@ -143,6 +147,9 @@ func breachEvent(c *BreachChange) audit.Event {
 	}
 	d = text(d, "severity", string(v.Severity))
 	d = text(d, "started_at", v.StartedAt.String())
+	if v.TaskID != "" {
+		d = text(d, "task_id", v.TaskID)
+	}
 	d = text(d, "threshold", v.Threshold)
 	d = append(appendText(append(d, `"window":`...), v.Window.String()), '}')
 	return audit.Event{Type: audit.SLABreach, Actor: v.Agent, Subject: v.ID, Parties: []string{v.Agent}, Details: jsontext.Value(d)}

@@ -46,6 +46,7 @@ type agent struct {
 	// ended ones, oldest first.
 	breached []interval
 
+	cause *Outcome // the task that is being counted
 	asOf  Instant // up to when it knows everything, if it was restored from a newer state than others; else 0
 	dirty bool    // something changed since its state was taken last
 
@@ -136,7 +137,7 @@ func (a *agent) lookAt(first, last int, now Instant, p *Policy, emit func(Event)
 }
 
 func (a *agent) look(o int, w Window, now Instant, v verdict, byTime bool, p *Policy, emit func(Event)) {
-	a.trackers[o][w].look(now, v, byTime, &subject{a.id, objectives[o], w, &a.promise, a.slaVersion, p}, emit)
+	a.trackers[o][w].look(now, v, byTime, &subject{a.id, objectives[o], w, &a.promise, a.slaVersion, p, a.cause}, emit)
 }
 
 // noting keeps, of the events that pass, when promises were broken.

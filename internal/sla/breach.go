@@ -42,6 +42,10 @@ type Breach struct {
 	N, Bad        int64
 	WilsonPercent *float64
 	SLAVersion    int64
+	// TaskID is the task whose end opened it, Delegation the token under which that
+	// ran; empty if it was no task, or ran under none.
+	TaskID     string `json:",omitzero"`
+	Delegation string `json:",omitzero"`
 }
 
 // breachID is the id of a breach.
@@ -130,6 +134,7 @@ type subject struct {
 	promise   *promise
 	version   int64
 	policy    *Policy
+	cause     *Outcome // the task that has just ended; nil for something else
 }
 
 // look moves the tracker on to now. byTime tells that nothing but the passing of
@@ -225,6 +230,9 @@ func (t *tracker) open(v verdict, sub *subject, emit func(Event)) {
 		Severity: severity, SeverityMax: severity,
 		StartedAt: t.since, DetectedAt: t.due,
 		N: v.n, Bad: v.bad, SLAVersion: sub.version,
+	}
+	if sub.cause != nil {
+		t.breach.TaskID, t.breach.Delegation = sub.cause.TaskID, sub.cause.Delegation
 	}
 	if sub.objective != Availability && v.n > 0 {
 		t.breach.WilsonPercent = shown(100 * max(0, wilsonLower(share(v.bad, v.n), v.n, z95OneSided)))

@@ -192,7 +192,9 @@ func (e *Engine) Ingest(now Instant, o Outcome) ([]Event, error) {
 		if err := e.count(a, at, c, latency, TierMinute); err != nil {
 			return err
 		}
+		a.cause = &o
 		a.lookAt(1, 2, now, &e.policy, a.emit)
+		a.cause = nil
 		return nil
 	})
 }

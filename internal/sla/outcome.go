@@ -44,6 +44,8 @@ type Outcome struct {
 	ByAgent bool
 	// ElapsedMS is how long a caller waited before it cancelled.
 	ElapsedMS int64
+	// Delegation is the id of the token that the task ran under; empty for none.
+	Delegation string
 }
 
 // AgentTime is how long an agent took for a task: from submitted to ended, less

@@ -9,7 +9,7 @@ import (
 
 // outcome is the end of a task in the words of the rules.
 func (e *TaskEnd) outcome() sla.Outcome {
-	o := sla.Outcome{Agent: e.Agent, TaskID: e.TaskID, At: e.EndedAt, Outcome: e.Outcome, LatencyMS: e.DurationMS, Once: e.Observed}
+	o := sla.Outcome{Agent: e.Agent, TaskID: e.TaskID, At: e.EndedAt, Outcome: e.Outcome, LatencyMS: e.DurationMS, Once: e.Observed, Delegation: e.Delegation}
 	if e.Outcome == sla.OutcomeFailed {
 		o.Cause = cause(e.Failure)
 	}

@@ -92,6 +92,8 @@ type TaskEnd struct {
 	// Observed tells that the node saw the task end itself: the ledger has no
 	// other record of its end.
 	Observed bool
+	// Delegation is the id of the token that the task ran under; empty for none.
+	Delegation string
 }
 
 // ErrFenced reports that somebody else has written to the journal, or made a state

@@ -299,8 +299,12 @@ func (s *Store) TaskEnds(ctx context.Context, after, until int64, limit int) (en
 			if r.Kind != metering.Usage {
 				return nil
 			}
-			ends = append(ends, slawatch.TaskEnd{Record: seq, Agent: string(r.Agent), TaskID: string(r.TaskID), Outcome: string(r.Outcome),
-				Failure: failure, EndedAt: sla.InstantOf(r.Timestamp), DurationMS: r.DurationMS, Observed: r.Evidence == metering.Observed})
+			end := slawatch.TaskEnd{Record: seq, Agent: string(r.Agent), TaskID: string(r.TaskID), Outcome: string(r.Outcome),
+				Failure: failure, EndedAt: sla.InstantOf(r.Timestamp), DurationMS: r.DurationMS, Observed: r.Evidence == metering.Observed}
+			if r.Delegation != nil {
+				end.Delegation = r.Delegation.TokenID
+			}
+			ends = append(ends, end)
 			return nil
 		}, append(args, limit)...)
 	})
