@@ -93,6 +93,14 @@ func (c *call) fail(label string, err error) error {
 // envelope. ctx is that of the transport: when it ends nobody waits any more,
 // and what has been started goes on.
 func (s *Server) dispatch(ctx context.Context, c *call) (*asap.Envelope, error) {
+	answer, err := s.serveCall(ctx, c)
+	if err != nil {
+		s.tellRefused(ctx, c, err)
+	}
+	return answer, err
+}
+
+func (s *Server) serveCall(ctx context.Context, c *call) (*asap.Envelope, error) {
 	e := c.envelope
 	now := s.now()
 	if err := e.CheckTimestamp(now); err != nil {

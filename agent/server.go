@@ -81,6 +81,10 @@ type Config struct {
 	// must be new for its sender.
 	CheckNonces bool
 
+	// Refused is told of every task request that is refused although its sender is
+	// known by credentials, before the answer leaves. Nil: nobody.
+	Refused func(context.Context, RefusedTask)
+
 	// Ready tells why the server should get no requests at the moment; nil:
 	// always ready. It is asked by /ready and /readyz.
 	Ready func(context.Context) error

@@ -32,6 +32,7 @@ const (
 // AuditConfig says how long the audit log is kept.
 type AuditConfig struct {
 	Retention Duration `yaml:"retention" reload:"yes" doc:"how long audit entries are kept; 0 keeps them; what is pruned stays provable by its checkpoint"`
+	Refusals  bool     `yaml:"refusals" reload:"yes" doc:"record refused tasks of authenticated callers as task.refused, each in an entry of its own; a caller that keeps asking makes the log grow as fast as its rate limit allows"`
 }
 
 // openAudit makes what the audit log has outside the store: the verifier key

@@ -278,6 +278,7 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 		AllowUnverified: n.callers.unverified,
 		AllowMetrics:    n.callers.metrics,
 		Limiter:         n.callers.limiter,
+		Refused:         n.recordRefusal,
 		Ready:           n.ready,
 		Notifications:   news{n.watch, n.store},
 		Logger:          n.log,
