@@ -35,6 +35,7 @@ func run(ctx context.Context, args []string) error {
 	flags.BoolVar(&b.quick, "quick", false, "short runs: figures for orientation")
 	flags.StringVar(&b.root, "root", "..", "root of the repository")
 	only := flags.String("rows", "", "the rows to measure, as P1,P5; the others stay as they were last measured (default: all)")
+	flags.StringVar(&b.profile, "profile", "", "file for a CPU profile of the node of P1, of the last round")
 	flags.BoolVar(&b.dry, "n", false, "measure and print, write nothing")
 	if err := flags.Parse(args); err != nil {
 		return err

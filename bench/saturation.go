@@ -33,6 +33,7 @@ type contest struct {
 // measured is what came out for a contender.
 type measured struct {
 	perSecond, cpuMicros, p50, p99 []float64
+	failed                         int
 	served, recorded               int64
 	auditValid                     bool
 }
@@ -111,7 +112,11 @@ func (b *bench) compete(ctx context.Context, c contender, each time.Duration, m 
 		return err
 	}
 	after, _ := s.process.Effort()
-	if failures := append(warm.Failed(), r.Failed()...); len(failures) > 0 {
+	failures := append(warm.Failed(), r.Failed()...)
+	for _, f := range failures {
+		m.failed += f.Count
+	}
+	if len(failures) > 0 && (s.target != nil || r.Done == 0) {
 		return fmt.Errorf("%d × %s", failures[0].Count, failures[0].Reason)
 	}
 	m.perSecond = append(m.perSecond, r.DonePerSecond())
@@ -141,7 +146,7 @@ func (b *bench) startNode(ctx context.Context, dir string) (*contest, error) {
 		return nil, err
 	}
 	defer log.Close() //nolint:errcheck // the process has its own handle
-	process, err := load.Start(ctx, log, b.self, "serve", "node", dir)
+	process, err := load.Start(ctx, log, b.self, "serve", "node", dir, b.profile)
 	if err != nil {
 		text, _ := os.ReadFile(log.Name())
 		return nil, fmt.Errorf("%w\n%s", err, text)
@@ -186,6 +191,9 @@ func saturationOutcome(contenders []contender, got []measured, python bool) outc
 		cpu.Bars = append(cpu.Bars, bar{Name: c.name, Value: median(m.cpuMicros), Own: i == 1})
 		o.Details = append(o.Details, fmt.Sprintf("%s: %.0f tasks/s (%.0f to %.0f), p50 %.1f ms, p99 %.1f ms, %.0f µs of the server's CPU a task",
 			c.name, median(m.perSecond), low, high, median(m.p50), median(m.p99), median(m.cpuMicros)))
+		if m.failed > 0 {
+			o.Details = append(o.Details, fmt.Sprintf("%s: %d tasks failed in all rounds together; they do not count.", c.name, m.failed))
+		}
 	}
 	if !python {
 		o.Details = append(o.Details, "The Python release was not installed (make interop installs it).")

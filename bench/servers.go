@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime/pprof"
 	"time"
 
 	"github.com/a2aproject/a2a-go/v2/a2a"
@@ -38,6 +39,16 @@ func serve(ctx context.Context, kind string, args []string) error {
 		}
 		return errors.Join(serveHTTP(ctx, s.Handler()), s.Shutdown(context.WithoutCancel(ctx)))
 	case "node":
+		if len(args) > 1 && args[1] != "" {
+			f, err := os.Create(args[1])
+			if err != nil {
+				return err
+			}
+			if err := pprof.StartCPUProfile(f); err != nil {
+				return err
+			}
+			defer func() { pprof.StopCPUProfile(); _ = f.Close() }() // a profile is for reading along
+		}
 		return serveNode(ctx, args[0])
 	}
 	return fmt.Errorf("no server %q", kind)
