@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -88,6 +87,10 @@ type Ledger struct {
 	ending <-chan struct{}
 
 	queue chan *pending
+	// awaited is how many operations the committer waits for, 0 if it does not;
+	// reached is told once that they are there.
+	awaited atomic.Int64
+	reached chan struct{}
 
 	// closing guards the queue against senders that come after the drain.
 	closing sync.RWMutex
@@ -101,6 +104,7 @@ type Ledger struct {
 	// The rest belongs to the committer: whoever runs commit.
 	priced map[string]bool // price lists that are stored for sure
 	expect int             // callers that were waiting lately: how large a group may become
+	took   time.Duration   // the last commit
 	next   *pending        // taken from the queue, but to be a group of its own
 }
 
@@ -170,7 +174,7 @@ func Open(ctx context.Context, store Store, o Options) (*Ledger, error) {
 	if o.AgentsChanged == nil {
 		o.AgentsChanged = func([]registry.Agent) {}
 	}
-	l := &Ledger{store: store, opts: o, ids: asap.NewIDSource(), queue: make(chan *pending, o.Queue), priced: map[string]bool{}}
+	l := &Ledger{store: store, opts: o, ids: asap.NewIDSource(), queue: make(chan *pending, o.Queue), reached: make(chan struct{}, 1), priced: map[string]bool{}}
 	l.prices.Store(o.Prices)
 	l.instance = l.ids.New(o.Now())
 	if err := l.renew(ctx); err != nil {
@@ -256,20 +260,24 @@ func (l *Ledger) stopped() error {
 	return nil
 }
 
-// maxYields bounds how often gather lets others run: a few microseconds when
-// nobody comes.
-const maxYields = 32
+// maxPatience bounds how long a group waits for callers that were there lately,
+// as does patienceShare of the time that the commit before took: who comes back
+// within it shares a commit instead of waiting for one.
+const (
+	maxPatience   = time.Millisecond
+	patienceShare = 8
+)
 
 // gather takes what has come together behind first. A group forms by itself
 // while the one before it is written; when the callers of that one have just
-// been woken it pays to let them run first.
+// been woken it pays to wait until they are back.
 func (l *Ledger) gather(first *pending) []*pending {
 	group := append(make([]*pending, 0, l.expect+1), first)
 	weight := first.op.weight()
 	if weight >= MaxGroup {
 		return group
 	}
-	for yields := 0; ; {
+	for waited := false; ; {
 		select {
 		case p := <-l.queue:
 			if weight += p.op.weight(); p.op.weight() >= MaxGroup {
@@ -280,11 +288,42 @@ func (l *Ledger) gather(first *pending) []*pending {
 				return group
 			}
 		default:
-			if len(group) >= l.expect || yields == maxYields {
+			missing := l.expect - len(group)
+			if missing <= 0 || waited {
 				return group
 			}
-			yields++
-			runtime.Gosched()
+			waited = true
+			l.await(missing)
+		}
+	}
+}
+
+// await waits until so many operations are in the queue, or for as long as it is
+// worth it.
+func (l *Ledger) await(missing int) {
+	select {
+	case <-l.reached: // of a wait that had ended
+	default:
+	}
+	l.awaited.Store(int64(missing))
+	defer l.awaited.Store(0)
+	if len(l.queue) >= missing {
+		return
+	}
+	timer := time.NewTimer(min(maxPatience, l.took/patienceShare))
+	defer timer.Stop()
+	select {
+	case <-l.reached:
+	case <-timer.C:
+	}
+}
+
+// arrived tells a committer that waits for callers that the last of them is there.
+func (l *Ledger) arrived() {
+	if n := l.awaited.Load(); n > 0 && int64(len(l.queue)) >= n && l.awaited.CompareAndSwap(n, 0) {
+		select {
+		case l.reached <- struct{}{}:
+		default:
 		}
 	}
 }
@@ -315,7 +354,7 @@ func (l *Ledger) commit(ctx context.Context, group []*pending) {
 	if err == nil && len(b.changes.Agents) > 0 {
 		l.opts.AgentsChanged(b.changes.Agents)
 	}
-	l.expect = len(group) + len(l.queue)
+	l.expect, l.took = len(group)+len(l.queue), time.Since(began)
 	var unwanted []*pending
 	for _, p := range group {
 		if err != nil {
@@ -380,6 +419,7 @@ func (l *Ledger) enqueue(p *pending) error {
 	}
 	select {
 	case l.queue <- p:
+		l.arrived()
 		return nil
 	default:
 		return ErrOverloaded

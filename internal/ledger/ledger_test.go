@@ -94,7 +94,8 @@ func TestGroupsQueueAndCancel(t *testing.T) {
 	leaving, leave := context.WithCancel(t.Context())
 	post(t.Context(), nil)
 	post(t.Context(), nil)
-	post(leaving, context.Canceled)
+	left := make(chan error)
+	go func() { _, err := l.Append(leaving, event); left <- err }()
 	for len(l.queue) < 3 { // the three are on their way into the queue
 		yield()
 	}
@@ -102,6 +103,9 @@ func TestGroupsQueueAndCancel(t *testing.T) {
 		t.Errorf("with a full queue: %v", err)
 	}
 	leave()
+	if err := <-left; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want %v", err, context.Canceled)
+	}
 	g.pass <- nil
 	if n := <-g.entered; n != 3 {
 		t.Errorf("second commit has %d entries, want the three that waited", n)
