@@ -44,7 +44,7 @@ func newCallers(c *Config, hosted []*agent.Agent, now func() time.Time, log *slo
 	if err := w.readKeys(); err != nil {
 		return nil, err
 	}
-	operator := identity.NewOperatorToken(func() (string, error) { return ReadOperatorToken(c.Data) })
+	operator := identity.NewOperatorToken(c.operatorToken)
 	if err := operator.Reload(); err != nil {
 		return nil, err
 	}

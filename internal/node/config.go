@@ -26,6 +26,8 @@ type Config struct {
 	Data       string           `yaml:"data" doc:"directory of the node's key, operator token and, with SQLite, its ledger"`
 	Store      string           `yaml:"store" doc:"where the ledger is: sqlite:PATH or memory: (development); empty means sqlite:asap.db in the data directory"`
 	URN        string           `yaml:"urn" doc:"the node's own name, an agent URN: it names the audit log, and tokens for this node are issued to it"`
+	NodeKey    string           `yaml:"node_key" doc:"the node's private key (PEM), as env:NAME or file:PATH, which nodes of one store share; empty means node.key in the data directory, made there at first"`
+	Operator   string           `yaml:"operator_token" doc:"the operator's bearer token, as env:NAME or file:PATH, which nodes of one store share; empty means operator.token in the data directory, made there at first"`
 	Insecure   bool             `yaml:"insecure" doc:"serve beyond loopback without TLS; for a trusted network behind a proxy only"`
 	Auth       AuthConfig       `yaml:"auth"`
 	TLS        TLSConfig        `yaml:"tls"`

@@ -44,14 +44,24 @@ const lowDiskBytes = 512 << 20
 func Diagnose(ctx context.Context, c Config, now time.Time) []Finding {
 	d := &doctor{config: c, now: now}
 	d.directory()
-	d.secret(KeyFile, func(text []byte) error {
-		_, err := asap.ReadPrivateKeyPEM(text)
-		return err
-	})
-	d.secret(OperatorTokenFile, func([]byte) error {
-		_, err := ReadOperatorToken(c.Data)
-		return err
-	})
+	if c.NodeKey != "" {
+		_, err := c.key(true)
+		d.given("node_key", err)
+	} else {
+		d.secret(KeyFile, func(text []byte) error {
+			_, err := asap.ReadPrivateKeyPEM(text)
+			return err
+		})
+	}
+	if c.Operator != "" {
+		_, err := c.operatorToken()
+		d.given("operator_token", err)
+	} else {
+		d.secret(OperatorTokenFile, func([]byte) error {
+			_, err := ReadOperatorToken(c.Data)
+			return err
+		})
+	}
 	d.keys()
 	d.certificate()
 	d.disk()
@@ -65,6 +75,15 @@ type doctor struct {
 	now      time.Time
 	trust    *x509.Certificate // the node's own, if it serves TLS
 	findings []Finding
+}
+
+// given looks at a secret that the configuration names.
+func (d *doctor) given(key string, err error) {
+	if err != nil {
+		d.say(key, Fail, "%v", err)
+		return
+	}
+	d.say(key, OK, "what the configuration names can be read")
 }
 
 func (d *doctor) say(check string, s Severity, format string, args ...any) {

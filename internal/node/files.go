@@ -68,14 +68,49 @@ func ensureKey(dir string, ledgerExists bool) (ed25519.PrivateKey, error) {
 	return key, WriteSecret(path, pem, false)
 }
 
+// key is the node's key: the one that is given, or that of the data directory.
+func (c *Config) key(ledgerExists bool) (ed25519.PrivateKey, error) {
+	if c.NodeKey == "" {
+		return ensureKey(c.Data, ledgerExists)
+	}
+	text, err := secret(c.NodeKey)
+	if err != nil {
+		return nil, fmt.Errorf("%w: node_key: %w", ErrConfig, err)
+	}
+	key, err := asap.ReadPrivateKeyPEM(text)
+	if err != nil {
+		return nil, fmt.Errorf("%w: node_key: %w", ErrConfig, err)
+	}
+	return key, nil
+}
+
+// operatorToken is the operator's token: the one that is given, or that of the
+// data directory.
+func (c *Config) operatorToken() (string, error) {
+	if c.Operator == "" {
+		return ReadOperatorToken(c.Data)
+	}
+	text, err := secret(c.Operator)
+	if err != nil {
+		return "", fmt.Errorf("%w: operator_token: %w", ErrConfig, err)
+	}
+	if len(text) < minOperatorToken {
+		return "", fmt.Errorf("%w: operator_token: it is shorter than %d characters", ErrConfig, minOperatorToken)
+	}
+	return string(text), nil
+}
+
 // ensureOperatorToken creates the operator token if there is none.
-func ensureOperatorToken(dir string) error {
-	_, err := ReadOperatorToken(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		_, err = NewOperatorToken(dir)
+func (c *Config) ensureOperatorToken() error {
+	_, err := c.operatorToken()
+	if c.Operator == "" && errors.Is(err, fs.ErrNotExist) {
+		_, err = NewOperatorToken(c.Data)
 	}
 	return err
 }
+
+// minOperatorToken is the fewest characters an operator token has.
+const minOperatorToken = 32
 
 // ReadOperatorToken returns the operator token of the data directory.
 func ReadOperatorToken(dir string) (string, error) {
@@ -85,8 +120,8 @@ func ReadOperatorToken(dir string) (string, error) {
 		return "", err
 	}
 	token := strings.TrimSpace(string(text))
-	if len(token) < 32 {
-		return "", fmt.Errorf("%s holds no operator token: it is shorter than 32 characters", path)
+	if len(token) < minOperatorToken {
+		return "", fmt.Errorf("%s holds no operator token: it is shorter than %d characters", path, minOperatorToken)
 	}
 	return token, nil
 }

@@ -122,7 +122,7 @@ func Open(ctx context.Context, config Config, o Options) (_ *Node, err error) {
 	if err := n.openStore(ctx, o.Now); err != nil {
 		return nil, err
 	}
-	if err := ensureOperatorToken(config.Data); err != nil {
+	if err := config.ensureOperatorToken(); err != nil {
 		return nil, err
 	}
 	if err := n.openAudit(ctx); err != nil {
@@ -154,7 +154,7 @@ func (n *Node) openStore(ctx context.Context, now func() time.Time) error {
 			return err
 		}
 	}
-	if n.key, err = ensureKey(n.config.Data, exists); err != nil {
+	if n.key, err = n.config.key(exists); err != nil {
 		return err
 	}
 	options := sqlite.Options{Now: now}
