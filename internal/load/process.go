@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,10 +24,13 @@ type Process struct {
 }
 
 // Start starts a server that says on its standard output that it "serves at" a
-// URL, as asap serve does. Stop it. Its log goes to log.
+// URL, as asap serve does. Stop it. Its log goes to log; it gets none of the
+// environment that would configure a node.
 func Start(ctx context.Context, log io.Writer, binary string, args ...string) (*Process, error) {
 	cmd := exec.CommandContext(ctx, binary, args...)
 	cmd.Stderr = log
+	// Settings of the caller's environment are for its own node.
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "ASAP_") })
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
