@@ -18,7 +18,7 @@ func (a *app) auditCommand() *cobra.Command {
 		Use:   "audit",
 		Short: "The tamper-evident log of every billable event",
 	}, a.auditListCommand(flags), a.auditShowCommand(flags), a.auditVerifyCommand(flags), a.auditExportCommand(flags),
-		a.auditCheckpointCommand(flags), a.auditProveCommand(flags), a.auditReconcileCommand(flags))
+		a.auditCheckpointCommand(flags), a.auditProveCommand(flags), a.auditReconcileCommand(flags), a.auditAdoptCommand())
 	flags.add(cmd)
 	return cmd
 }

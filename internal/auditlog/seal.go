@@ -130,7 +130,7 @@ func (s *Sealer) raise(ctx context.Context, err error) error {
 }
 
 // errMemoryMissing reports a log with entries whose signer remembers nothing.
-var errMemoryMissing = errors.New("the signer's memory of this log is missing: put the file back")
+var errMemoryMissing = errors.New("the signer's memory of this log is missing: put the file back, or if it is lost, stop the node and run asap audit adopt")
 
 // isMismatch tells a log that differs from what was signed from trouble that
 // may pass.

@@ -337,6 +337,12 @@ func (d *doctor) chain(ctx context.Context, store *sqlite.Store) {
 			return
 		}
 	}
+	switch missing, entries, err := auditlog.MemoryMissing(ctx, log); {
+	case err != nil:
+		d.say(SignerFile, Fail, "%v", err)
+	case missing:
+		d.say(SignerFile, Fail, "is missing beside a log of %d entries: nothing is signed without it. Put it back from a backup; if it is lost, run asap audit adopt", entries)
+	}
 	verdict, err := log.Verify(ctx, check)
 	switch {
 	case err != nil:

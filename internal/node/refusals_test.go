@@ -24,7 +24,9 @@ func TestRefusalsAreRecorded(t *testing.T) {
 				t.Errorf("want %s: %s", want, answer)
 			}
 		}
-		unknown := func(sender string) string { return strings.Replace(rpc(sender), `"skill_id":"count"`, `"skill_id":"fly"`, 1) }
+		unknown := func(sender string) string {
+			return strings.Replace(rpc(sender), `"skill_id":"count"`, `"skill_id":"fly"`, 1)
+		}
 		ask(rpc(owner), `"completed"`, bearer...)
 		ask(unknown(owner), string(asap.CodeSkillUnknown), bearer...)
 		ask(unknown(callerURN), string(asap.CodeSkillUnknown)) // from this machine, unverified
