@@ -32,7 +32,7 @@ func AdoptAudit(ctx context.Context, config Config, check auditlog.Check, now fu
 	if _, err := os.Stat(path); err != nil {
 		return a, fmt.Errorf("open the ledger: %w", err)
 	}
-	key, err := ensureKey(config.Data, true)
+	key, err := config.key(true)
 	if err != nil {
 		return a, err
 	}
