@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bufio"
+	"bytes"
 	"compress/gzip"
 	"errors"
 	"fmt"
@@ -43,12 +44,22 @@ func discardRest(w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor != 1 || r.ContentLength > discardBytes || r.Header.Get("Expect") != "" {
 		return // a stream can be ended alone; who asks first has sent nothing
 	}
-	timed := http.NewResponseController(w)
-	if timed.SetReadDeadline(time.Now().Add(discardTime)) != nil {
+	if !boundRest(w, r) {
 		return
 	}
 	io.CopyN(io.Discard, r.Body, discardBytes) //nolint:errcheck // as much as there is
-	timed.SetReadDeadline(time.Time{})         //nolint:errcheck // as above
+	r.Body = http.NoBody                       // its time is over
+}
+
+// boundRest bounds the time in which what is left of a request's body may arrive.
+// Before it sends a short answer net/http reads some of what the handler left,
+// and would wait for ever for a client that stopped. The next request on the
+// connection has its own time.
+func boundRest(w http.ResponseWriter, r *http.Request) bool {
+	if r.ProtoMajor != 1 || r.Body == nil || r.Body == http.NoBody {
+		return false
+	}
+	return http.NewResponseController(w).SetReadDeadline(time.Now().Add(discardTime)) == nil
 }
 
 // bodyReader reads request bodies within a limit. The same limit holds for the
@@ -59,6 +70,8 @@ type bodyReader struct {
 	room  *Room     // of all bodies together; nil: no bound
 	gzips sync.Pool // *gzip.Reader
 	brs   sync.Pool // *brotli.Reader
+	// decoders holds a place for each brotli decoder at work.
+	decoders chan struct{}
 }
 
 // errNoRoom says that other bodies hold all the memory there is for them.
@@ -115,12 +128,22 @@ func (br *bodyReader) plain(raw io.Reader, encoding string, announced int64, hel
 		}
 		return readAll(z, br.limit, announced, held)
 	case "br":
+		// A decoder takes up to 16 MiB for its window, whatever the text is, so
+		// few are at work at once, and none waits for a client.
+		packed := share{room: br.room}
+		defer packed.end()
+		whole, err := readAll(raw, br.limit, announced, &packed)
+		if err != nil {
+			return nil, err
+		}
+		br.decoders <- struct{}{}
+		defer func() { <-br.decoders }()
 		z, _ := br.brs.Get().(*brotli.Reader)
 		if z == nil {
 			z = new(brotli.Reader)
 		}
 		defer br.brs.Put(z)
-		if err := z.Reset(raw); err != nil {
+		if err := z.Reset(bytes.NewReader(whole)); err != nil {
 			return nil, err
 		}
 		return readAll(z, br.limit, announced, held)

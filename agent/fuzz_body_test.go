@@ -36,7 +36,7 @@ func FuzzCompressed(f *testing.F) {
 		f.Add(pack(zip, pack(zip, text)), "gzip, gzip")
 		f.Add(text, "identity")
 	}
-	bodies := &bodyReader{limit: limit, room: NewRoom(1 << 20)}
+	bodies := &bodyReader{limit: limit, room: NewRoom(1 << 20), decoders: make(chan struct{}, 1)}
 	f.Fuzz(func(t *testing.T, sent []byte, encoding string) {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/asap", bytes.NewReader(sent))
 		r.Header.Set("Content-Encoding", encoding)

@@ -66,6 +66,7 @@ func NotFound(w http.ResponseWriter, _ *http.Request) {
 // route refuses other methods and oversized bodies before h sees the request.
 func (s *Server) route(h http.HandlerFunc, methods ...string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer boundRest(w, r)
 		allowed := false
 		for _, m := range methods {
 			allowed = allowed || r.Method == m
@@ -108,6 +109,7 @@ func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request) {
 	body, failure := s.bodies.read(r, &held)
 	timed.SetReadDeadline(time.Time{}) //nolint:errcheck // as above
 	if failure != nil {
+		held.end() // others have need of it, while the rest of this one is waited for
 		if failure.status == http.StatusServiceUnavailable {
 			w.Header().Set("Retry-After", "1")
 		}

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 )
 
 // Most clients send the whole body before they look for an answer: one that is
@@ -53,6 +54,47 @@ func TestRefusalReachesClientsThatStillSend(t *testing.T) {
 			if answer.StatusCode != c.status {
 				t.Errorf("status %d, want %d", answer.StatusCode, c.status)
 			}
+		})
+	}
+}
+
+// A client that stops in the middle of a body is answered, and let go, in a
+// bounded time: whether the body was refused, or is of no interest.
+func TestRefusalReachesClientsThatStopSending(t *testing.T) {
+	for _, c := range []struct {
+		name, head string
+		status     int
+	}{
+		{"too large", "POST /asap HTTP/1.1\r\nContent-Length: 2000\r\n", http.StatusRequestEntityTooLarge},
+		{"bad credentials", "POST /asap HTTP/1.1\r\nAuthorization: forged\r\nContent-Length: 100\r\n", http.StatusUnauthorized},
+		{"too slow", "POST /asap HTTP/1.1\r\nContent-Length: 100\r\n", http.StatusBadRequest},
+		{"another method", "PUT /asap HTTP/1.1\r\nContent-Length: 100\r\n", http.StatusMethodNotAllowed},
+		{"nobody reads it", "GET /healthz HTTP/1.1\r\nContent-Length: 100\r\n", http.StatusOK},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(t, Config{Agents: []*Agent{stage()}, Ledger: newLedger(), AllowUnverified: anybody, Authenticate: byHeader, AuthStatus: true, Limits: Limits{BodyBytes: 1000}})
+				conn, err := n.listener.dial()
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				if _, err := io.WriteString(conn, c.head+"Host: x\r\n\r\n{"); err != nil {
+					t.Fatal(err)
+				}
+				answers := bufio.NewReader(conn)
+				answer, err := http.ReadResponse(answers, nil)
+				if err != nil {
+					t.Fatal("no answer:", err)
+				}
+				defer answer.Body.Close()
+				if _, err := io.Copy(io.Discard, answer.Body); err != nil || answer.StatusCode != c.status {
+					t.Errorf("status %d, want %d (%v)", answer.StatusCode, c.status, err)
+				}
+				if _, err := answers.ReadByte(); err != io.EOF {
+					t.Error("the connection stays open:", err)
+				}
+			})
 		})
 	}
 }

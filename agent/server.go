@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"path"
+	"runtime"
 	"sync"
 	"time"
 
@@ -268,6 +269,7 @@ func NewServer(cfg Config) (*Server, error) {
 		s.bodies.room = NewRoom(s.limits.HeldBytes)
 	}
 	s.bodies.limit = s.limits.BodyBytes
+	s.bodies.decoders = make(chan struct{}, max(4, runtime.GOMAXPROCS(0)))
 	s.retained.maxRuns, s.retained.maxBytes = s.limits.RetainedTasks, s.limits.RetainedBytes
 	s.peers = cfg.Limiter
 	if s.peers == nil && s.limits.RequestsPerSecond > 0 {

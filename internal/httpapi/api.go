@@ -320,6 +320,7 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, to *route) {
 	}
 	if err != nil {
 		a.fail(w, r, err)
+		a.giveBack(c)
 		discardRest(w, r, body)
 	}
 }

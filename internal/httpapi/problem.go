@@ -104,7 +104,7 @@ func discardRest(w http.ResponseWriter, r *http.Request, body io.Reader) {
 		return
 	}
 	_, _ = io.CopyN(io.Discard, body, discardBytes) // as much as there is
-	_ = timed.SetReadDeadline(time.Time{})
+	r.Body = http.NoBody                            // its time is over: the server must not wait for more
 }
 
 // asProblem maps every error to what strangers are told about it.

@@ -23,8 +23,11 @@ import (
 )
 
 // childData names the data directory when this test binary is run as a node, to
-// be killed.
-const childData = "ASAP_TEST_NODE_DATA"
+// be killed; childSettings are KEY=VALUE pairs of its configuration, one a line.
+const (
+	childData     = "ASAP_TEST_NODE_DATA"
+	childSettings = "ASAP_TEST_NODE_SETTINGS"
+)
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childData); dir != "" {
@@ -44,6 +47,9 @@ func runChild(dir string) error {
 	}
 	c := testConfig(dir)
 	c.Metering.Prices = []PriceConfig{{Agent: counterURN, List: jsontext.Value(`{"usd_per_task":"0.001","max_usd_per_task":"0.002"}`)}}
+	if err := c.Override(strings.FieldsFunc(os.Getenv(childSettings), func(r rune) bool { return r == '\n' })); err != nil {
+		return err
+	}
 	n, err := Open(context.Background(), c, Options{Agents: []*agent.Agent{counter(new(atomic.Int64))}, Log: os.Stderr})
 	if err != nil {
 		return err

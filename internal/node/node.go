@@ -308,7 +308,7 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 		},
 	}).Routes(mux)
 	n.server = &http.Server{
-		Handler:           boundWrites(mux, writeTimeout),
+		Handler:           boundReads(boundWrites(mux, writeTimeout), restTimeout),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       120 * time.Second,
 		MaxHeaderBytes:    64 << 10,

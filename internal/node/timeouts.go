@@ -20,6 +20,21 @@ func boundWrites(h http.Handler, timeout time.Duration) http.Handler {
 	})
 }
 
+// restTimeout is how long what an answered request still sends is waited for.
+const restTimeout = 5 * time.Second
+
+// boundReads bounds the time in which what h left of a body may arrive. Before it
+// sends a short answer net/http reads some of that, and would wait for ever for a
+// client that stopped. The next request on the connection has its own time.
+func boundReads(h http.Handler, timeout time.Duration) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.ServeHTTP(w, r)
+		if r.ProtoMajor == 1 && r.Body != nil && r.Body != http.NoBody {
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(timeout)) // not every writer can
+		}
+	})
+}
+
 type timedWriter struct {
 	http.ResponseWriter
 	control *http.ResponseController

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"strings"
 	"testing"
 	"time"
 )
@@ -57,5 +58,25 @@ func TestWriteDeadlines(t *testing.T) {
 	}), time.Minute).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
 	if d := w.deadlines; len(d) != 3 || !d[0].IsZero() || d[1].IsZero() || d[2].Before(d[1]) || w.Body.String() != "ok" {
 		t.Errorf("%v, %q", d, w.Body)
+	}
+}
+
+// A client that stops in the middle of a body nobody wants is answered and let go.
+func TestBoundReads(t *testing.T) {
+	server := httptest.NewServer(boundReads(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusMethodNotAllowed)
+	}), 50*time.Millisecond))
+	defer server.Close()
+	conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := io.WriteString(conn, "PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(conn) // to the end of the connection
+	if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 405 ") {
+		t.Errorf("%q, %v", answer, err)
 	}
 }
