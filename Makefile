@@ -60,6 +60,7 @@ cover: ## measure statement coverage, per package and in total, into coverage.ou
 lint: fmt-check ## check the format, then vet and lint everything
 	$(GO) vet ./...
 	$(GO) vet -tags postgres ./...
+	$(GO) vet -tags heavy ./...
 	$(GO) tool -modfile=tools/go.mod golangci-lint run ./...
 
 .PHONY: fmt
@@ -105,6 +106,10 @@ long: ## the long run, for a release: 200 kills, 10,000 random histories of budg
 postgres: ## run the tests that need PostgreSQL, on a server of their own (needs its programs, uses none that runs)
 	$(GO) test -tags postgres -count=1 $(POSTGRES_PACKAGES)
 
+.PHONY: hostile
+hostile: ## do to a node what hostile clients and failing systems do (Linux; raises its open files, installs filters of system calls)
+	$(GO) test -tags heavy -count=1 -timeout 15m -run '^Test(Hostile|Fault)' ./internal/node
+
 .PHONY: modules
 modules: ## vet and test the modules nested in the repository
 	@for dir in $(NESTED_MODULES); do echo "--- module $$dir"; (cd $$dir && $(GO) vet ./... && $(GO) test ./...) || exit 1; done
@@ -122,7 +127,7 @@ $(VENV)/installed: interop/requirements.txt
 	@touch $@
 
 .PHONY: check
-check: lint tidy-check test race modules interop postgres ## what CI runs: format, linters, go.mod, tests, race detector, nested modules, the Python release, PostgreSQL, a short run of every fuzz target
+check: lint tidy-check test race modules interop postgres hostile ## what CI runs: format, linters, go.mod, tests, race detector, nested modules, the Python release, PostgreSQL, hostile input, a short run of every fuzz target
 	$(MAKE) --no-print-directory fuzz FUZZTIME=10000x
 
 .PHONY: version

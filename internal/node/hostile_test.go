@@ -20,7 +20,7 @@ import (
 
 // Heads that do not come to their end: others are served, and the node lets go of
 // them by itself after ten seconds.
-func TestSlowHeads(t *testing.T) {
+func TestHostileSlowHeads(t *testing.T) {
 	g := newTarget(t, false)
 	var conns []net.Conn
 	for range 500 {
@@ -44,7 +44,7 @@ func TestSlowHeads(t *testing.T) {
 // Large bodies that stop shortly before their end: those for which there is no
 // room are refused at once, the others hold what they may, and small requests of
 // others are served.
-func TestSlowBodies(t *testing.T) {
+func TestHostileSlowBodies(t *testing.T) {
 	g := newTarget(t, false)
 	const conns, size = 64, 9 << 20
 	refused := make(chan int, conns)
@@ -80,7 +80,7 @@ func TestSlowBodies(t *testing.T) {
 }
 
 // Whatever is too large, too deep or too many has its answer.
-func TestFloodsOfBytes(t *testing.T) {
+func TestHostileFloodsOfBytes(t *testing.T) {
 	g := newTarget(t, false)
 	const kib = 1 << 10
 	for _, c := range []struct {
@@ -117,7 +117,7 @@ func TestFloodsOfBytes(t *testing.T) {
 }
 
 // Bombs of a gigabyte are found out while they are inflated, however many.
-func TestDecompressionBombs(t *testing.T) {
+func TestHostileDecompressionBombs(t *testing.T) {
 	g := newTarget(t, false)
 	pack := func(open func(io.Writer) io.WriteCloser, from io.Reader) []byte {
 		var b bytes.Buffer
@@ -245,7 +245,7 @@ func TestHostileFrames(t *testing.T) {
 }
 
 // Ten thousand connections that say nothing, and then thousands that come and go.
-func TestIdleConnections(t *testing.T) {
+func TestHostileIdleConnections(t *testing.T) {
 	var files unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil {
 		t.Fatal(err)
@@ -280,7 +280,7 @@ func TestIdleConnections(t *testing.T) {
 
 // A node takes no more connections than it is told to; the ones that wait longest
 // go first, and callers are served.
-func TestMoreConnectionsThanAllowed(t *testing.T) {
+func TestHostileMoreConnectionsThanAllowed(t *testing.T) {
 	g := newTarget(t, false, "limits.connections=100")
 	conns := make([]net.Conn, 1000)
 	for i := range conns {
@@ -300,7 +300,7 @@ func TestMoreConnectionsThanAllowed(t *testing.T) {
 // Requests whose end can be read in two ways: they are refused, or read in one
 // way, and what follows is never taken for another request when the request before
 // was refused.
-func TestRequestSmuggling(t *testing.T) {
+func TestHostileRequestSmuggling(t *testing.T) {
 	g := newTarget(t, false)
 	const start, next = "POST /asap HTTP/1.1\r\nHost: x\r\n", "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 	for _, c := range []struct {
@@ -351,7 +351,7 @@ func TestRequestSmuggling(t *testing.T) {
 }
 
 // Streams that are begun and reset as fast as one can (CVE-2023-44487).
-func TestRapidReset(t *testing.T) {
+func TestHostileRapidReset(t *testing.T) {
 	g := newTarget(t, true)
 	config := g.roots.Clone()
 	config.NextProtos = []string{"h2"}
