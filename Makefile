@@ -121,6 +121,10 @@ interop: $(VENV)/installed build ## run against the Python release, both ways (n
 		echo "note: asap-protocol 1.3.0 requires Python 3.13; installed on $$($(VENV)/bin/python --version) with that requirement ignored"
 	@cd interop && $(GO) run . -asap ../asap -python ../$(VENV)/bin/python
 
+.PHONY: openapi
+openapi: $(VENV)/installed build ## hold a node to its own OpenAPI document, with schemathesis (needs Python, as interop)
+	@cd interop && $(GO) run . -run openapi -asap ../asap -python ../$(VENV)/bin/python
+
 $(VENV)/installed: interop/requirements.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	@$(call pip_install,interop/requirements.txt)

@@ -22,6 +22,7 @@ func main() {
 		asapBinary  = flag.String("asap", "../asap", "the asap binary")
 		interpreter = flag.String("python", "../.venv/bin/python", "Python of the virtual environment")
 		scripts     = flag.String("scripts", "python", "folder of the Python scripts")
+		what        = flag.String("run", "python", "what to run: python, the Python release; openapi, schemathesis over our own interface")
 		timeout     = flag.Duration("timeout", 5*time.Minute, "for everything")
 	)
 	flag.Parse()
@@ -30,7 +31,7 @@ func main() {
 	ctx, cancel := context.WithTimeout(ctx, *timeout)
 	defer cancel()
 	r := &report{out: os.Stdout}
-	if err := run(ctx, r, *asapBinary, *interpreter, *scripts); err != nil {
+	if err := run(ctx, r, *what, *asapBinary, *interpreter, *scripts); err != nil {
 		r.line("interop", "setting up", "", err)
 	}
 	fmt.Printf("%d passed, %d failed\n", r.passed, r.failed)
@@ -41,7 +42,7 @@ func main() {
 
 // run sets up both sides and runs every check. Its error is a fault of the
 // set-up; failed checks are in the report.
-func run(ctx context.Context, r *report, asapBinary, interpreter, scripts string) (err error) {
+func run(ctx context.Context, r *report, what, asapBinary, interpreter, scripts string) (err error) {
 	dir, err := os.MkdirTemp("", "asap-interop-")
 	if err != nil {
 		return err
@@ -66,18 +67,29 @@ func run(ctx context.Context, r *report, asapBinary, interpreter, scripts string
 
 	w := &world{dir: dir, cli: cli, py: py}
 	defer w.close()
+	switch what {
+	case "openapi":
+		return openAPI(ctx, r, w)
+	case "python":
+		return pythonRelease(ctx, r, w)
+	}
+	return fmt.Errorf("-run %s: unknown", what)
+}
+
+// pythonRelease runs against the Python release, both ways.
+func pythonRelease(ctx context.Context, r *report, w *world) error {
 	if err := w.start(ctx); err != nil {
 		return err
 	}
 	fmt.Println("# asap-compliance 1.2.0 against our node")
-	py.checks(ctx, r, "harness", "harness.py", w.node.url)
+	w.py.checks(ctx, r, "harness", "harness.py", w.node.url)
 	fmt.Println("# the Python client against our node")
-	py.checks(ctx, r, "Python client", "client.py", w.node.url, w.secure.url, filepath.Join(w.node.data, "operator.token"), w.signedURL, w.signer)
+	w.py.checks(ctx, r, "Python client", "client.py", w.node.url, w.secure.url, filepath.Join(w.node.data, "operator.token"), w.signedURL, w.signer)
 	token, err := w.cli.run(ctx, "token", "mint", "--key", "python.key", "--agent", "urn:asap:agent:python", "--audience", "urn:asap:agent:node", "--expires-in", "1h")
 	if err != nil {
 		return err
 	}
-	py.checks(ctx, r, "Python client", "strict.py", w.strict.url, filepath.Join(w.strict.data, "operator.token"), token)
+	w.py.checks(ctx, r, "Python client", "strict.py", w.strict.url, filepath.Join(w.strict.data, "operator.token"), token)
 	fmt.Println("# our client against the Python server")
 	callPython(ctx, r, w)
 	fmt.Println("# keys, manifests and delegation tokens, both ways")

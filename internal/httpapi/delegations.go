@@ -103,7 +103,7 @@ func delegationRoutes() []route {
 
 var (
 	tokenPathParam = parameter{name: "id", in: "path", kind: "string", required: true, doc: "jti of the token"}
-	issuerParam    = parameter{name: "issuer", in: "query", kind: "string", doc: "who issued it; the caller, or the one issuer the node knows for the id, if left out"}
+	issuerParam    = parameter{name: "issuer", in: "query", kind: "string", pattern: urnPattern, most: asap.MaxURNLength, doc: "who issued it; the caller, or the one issuer the node knows for the id, if left out"}
 	reasonParam    = parameter{name: "reason", in: "query", kind: "string", doc: "why; it is kept in the audit log"}
 )
 

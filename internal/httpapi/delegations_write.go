@@ -1,12 +1,14 @@
 package httpapi
 
 import (
+	"errors"
 	"math"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -21,14 +23,14 @@ const maxExpirySeconds = 365 * 24 * 60 * 60
 type delegationBody struct {
 	Delegate  string   `json:"delegate" doc:"URN of the agent that may act"`
 	Scopes    []string `json:"scopes" minItems:"1"`
-	ExpiresIn *int64   `json:"expires_in_seconds,omitempty" minimum:"1" maximum:"31536000" doc:"86400 if left out, or until the parent's end if that is sooner"`
-	MaxTasks  *int64   `json:"max_tasks,omitempty" minimum:"0"`
-	MaxCost   *float64 `json:"max_cost_usd,omitempty" minimum:"0" doc:"a number, or its text; taken digit by digit"`
-	Parent    *string  `json:"parent,omitempty" doc:"the token to pass on"`
-	MaxDepth  *int64   `json:"max_depth,omitempty" minimum:"0" maximum:"7"`
-	BindJKT   *string  `json:"bind_jkt,omitempty" doc:"thumbprint of the delegate's key, which it must prove to hold"`
-	Resources []string `json:"res,omitempty" doc:"the servers it is for, by URN or origin"`
-	Clamp     bool     `json:"clamp,omitempty" doc:"lower what exceeds the parent instead of refusing"`
+	ExpiresIn *int64   `json:"expires_in_seconds,omitempty" nullable:"true" minimum:"1" maximum:"31536000" doc:"86400 if left out, or until the parent's end if that is sooner"`
+	MaxTasks  *int64   `json:"max_tasks,omitempty" nullable:"true" minimum:"0"`
+	MaxCost   *float64 `json:"max_cost_usd,omitempty" nullable:"true" minimum:"0" doc:"a number, or its text; taken digit by digit"`
+	Parent    *string  `json:"parent,omitempty" nullable:"true" doc:"the token to pass on"`
+	MaxDepth  *int64   `json:"max_depth,omitempty" nullable:"true" minimum:"0" maximum:"7"`
+	BindJKT   *string  `json:"bind_jkt,omitempty" nullable:"true" doc:"thumbprint of the delegate's key, which it must prove to hold"`
+	Resources []string `json:"res,omitempty" nullable:"true" doc:"the servers it is for, by URN or origin"`
+	Clamp     bool     `json:"clamp,omitempty" nullable:"true" doc:"lower what exceeds the parent instead of refusing"`
 }
 
 type delegationCreated struct {
@@ -48,7 +50,7 @@ type createRequest struct {
 	Parent    *string        `json:"parent"`
 	MaxDepth  jsontext.Value `json:"max_depth"`
 	BindJKT   *string        `json:"bind_jkt"`
-	Resources []string       `json:"res"`
+	Resources textList       `json:"res"`
 	Clamp     bool           `json:"clamp"`
 }
 
@@ -172,13 +174,21 @@ func wholeNumber(v jsontext.Value) (n int64, given bool, wrong string) {
 
 // delegationQuestion documents what verifyDelegation reads.
 type delegationQuestion struct {
-	Token   string   `json:"token"`
-	Caller  *string  `json:"caller,omitempty" doc:"who would use it; the caller if left out"`
-	Action  *string  `json:"action,omitempty" doc:"the scope the use needs; task.execute if left out"`
-	At      *int64   `json:"at,omitempty" minimum:"-62135596800" maximum:"253402300799" doc:"seconds since 1970; now if left out"`
-	Roots   []string `json:"roots,omitempty" doc:"of the node's root authorities, only these"`
-	Revoked []string `json:"revoked,omitempty" doc:"revoked besides what the node knows: issuer|jti"`
-	Explain bool     `json:"explain,omitempty" doc:"list the steps"`
+	Token   string      `json:"token"`
+	Caller  *string     `json:"caller,omitempty" nullable:"true" doc:"who would use it; the caller if left out"`
+	Action  *string     `json:"action,omitempty" nullable:"true" doc:"the scope the use needs; task.execute if left out"`
+	At      *int64      `json:"at,omitempty" nullable:"true" minimum:"-62135596800" maximum:"253402300799" doc:"seconds since 1970; now if left out"`
+	Roots   []string    `json:"roots,omitempty" nullable:"true" doc:"of the node's root authorities, only these"`
+	Revoked []revokedID `json:"revoked,omitempty" nullable:"true" doc:"revoked besides what the node knows: issuer|jti"`
+	Explain bool        `json:"explain,omitempty" nullable:"true" doc:"list the steps"`
+}
+
+// revokedID is issuer|jti.
+type revokedID string
+
+// Schema documents how that is written.
+func (revokedID) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Pattern: revokedPattern}
 }
 
 // questionRequest is the body as it is read.
@@ -187,9 +197,28 @@ type questionRequest struct {
 	Caller  *string        `json:"caller"`
 	Action  *string        `json:"action"`
 	At      jsontext.Value `json:"at"`
-	Roots   []string       `json:"roots"`
-	Revoked []string       `json:"revoked"`
+	Roots   textList       `json:"roots"`
+	Revoked textList       `json:"revoked"`
 	Explain bool           `json:"explain"`
+}
+
+// textList is a list of texts, none of which is null, or null for none.
+type textList []string
+
+// UnmarshalJSON reads the list.
+func (l *textList) UnmarshalJSON(b []byte) error {
+	var texts []*string
+	if err := json.Unmarshal(b, &texts); err != nil || texts == nil {
+		return err
+	}
+	*l = make(textList, len(texts))
+	for i, text := range texts {
+		if text == nil {
+			return errors.New("a list of texts holds null")
+		}
+		(*l)[i] = *text
+	}
+	return nil
 }
 
 // The first and the last second that a time can be of.
@@ -249,6 +278,11 @@ func (a *API) verifyDelegation(c *call) error {
 	}
 	if given {
 		q.Now = time.Unix(seconds, 0)
+	}
+	for _, line := range in.Revoked { // the form of a file has empty lines and comments too
+		if !strings.Contains(line, "|") || strings.ContainsAny(line, "#\r\n") {
+			return refuse(asap.CodeValidation, "revoked", "is not a list of issuer|jti")
+		}
 	}
 	if in.Revoked != nil {
 		if q.Revoked, err = delegation.ParseRevocations(strings.NewReader(strings.Join(in.Revoked, "\n"))); err != nil {

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/asap-protocol/asap-go/internal/sla"
 )
 
 // Patterns of texts. They say what is accepted as closely as a pattern can.
@@ -15,6 +17,7 @@ const (
 	percentagePattern = `^(100|[0-9]{1,2}(\.[0-9]{1,17})?)%?$`
 	amountPattern     = `^[0-9]{1,9}(\.[0-9]{1,9})?$`
 	groupByPattern    = `^(agent|consumer|hour|day|week|month|skill|outcome|delegation)(,(agent|consumer|skill|outcome|delegation))*$`
+	unixPattern       = `^[0-9]{1,11}(\.[0-9]{1,6})?$`
 	revokedPattern    = `^urn:asap:agent:[a-z0-9-]+\|[A-Za-z0-9_-]+$`
 )
 
@@ -25,7 +28,7 @@ func (p *parameter) schema() *huma.Schema {
 	s := &huma.Schema{Type: p.kind, Enum: p.enum, Pattern: p.pattern}
 	switch p.kind {
 	case "date-time":
-		unix := &huma.Schema{Type: huma.TypeNumber, Description: "seconds since 1970, or milliseconds beyond 20000000000"}
+		unix := &huma.Schema{Type: huma.TypeString, Pattern: unixPattern, Description: "seconds since 1970, or milliseconds beyond 20000000000"}
 		return &huma.Schema{AnyOf: []*huma.Schema{{Type: huma.TypeString, Format: "date-time"}, unix}}
 	case "cursor", "time-zone":
 		s.Type, s.Format = huma.TypeString, p.kind
@@ -63,8 +66,9 @@ func (r *route) refusals() []int {
 	return slices.Compact(list)
 }
 
-// refine corrects what reflection cannot know of the schemas: lists are never
-// null, and a member that points to an object is null unless it is left out.
+// refine corrects what reflection cannot know of the schemas: lists are
+// not null, unless a tag says so; a member that points to an object is null unless
+// it is left out; seconds have a fraction.
 func refine(schemas huma.Registry) {
 	for name, schema := range schemas.Map() {
 		t := schemas.TypeFromRef("#/components/schemas/" + name)
@@ -79,6 +83,8 @@ func refine(schemas huma.Registry) {
 			property := schema.Properties[member]
 			switch {
 			case property == nil:
+			case field.Type == reflect.TypeFor[sla.Seconds]():
+				property.Type, property.Format = huma.TypeNumber, ""
 			case property.Type == huma.TypeArray:
 				property.Nullable = field.Tag.Get("nullable") == "true"
 			case field.Type.Kind() == reflect.Pointer && !strings.Contains(options, "omit") && property.Ref != "":

@@ -64,6 +64,11 @@ func TestOpenAPIDescribesEveryAnswer(t *testing.T) {
 	if kind := within(t, schemas, "VerdictAnswer", "properties", "reconciliation")["type"]; !slices.Equal(kind.([]any), []any{"object", "null"}) {
 		t.Errorf("reconciliation is described as %v", kind)
 	}
+	for _, c := range [][2]string{{"BreachView", "duration_seconds"}, {"OpenBreach", "duration_seconds"}, {"Outage", "duration_seconds"}, {"Period", "down_seconds"}} {
+		if kind := within(t, schemas, c[0], "properties", c[1])["type"]; kind != "number" {
+			t.Errorf("%s.%s is described as %v, and has a fraction", c[0], c[1], kind)
+		}
+	}
 	if kind := within(t, schemas, "RecordPage", "properties", "data")["type"]; kind != "array" {
 		t.Errorf("a list that is never null is described as %v", kind)
 	}
@@ -104,7 +109,9 @@ func TestOpenAPIDescribesParameters(t *testing.T) {
 // number.
 func TestVerifyDelegationReadsItsForm(t *testing.T) {
 	n := newNode(t, nil)
-	for _, body := range []string{"null", "[]", `"x"`, "{}", `{"token":null}`, `{"token":"x","at":1.5}`, `{"token":"x","at":1e15}`, `{"token":"x","surprise":1}`} {
+	for _, body := range []string{"null", "[]", `"x"`, "{}", `{"token":null}`, `{"token":"x","at":1.5}`, `{"token":"x","at":1e15}`, `{"token":"x","surprise":1}`,
+		`{"token":"x","roots":[null]}`, `{"token":"x","revoked":[null]}`,
+		`{"token":"x","revoked":[""]}`, `{"token":"x","revoked":["# x|y"]}`, `{"token":"x","revoked":["urn:asap:agent:a|x\n"]}`} {
 		n.post("/delegations/verify", body).refuses(422, asap.CodeValidation)
 	}
 	n.post("/delegations", "null").refuses(403, asap.CodeForbidden) // the operator delegates nothing

@@ -174,11 +174,10 @@ type liteDocument struct {
 }
 
 // liteImport is what of such a document is needed to take its agents over.
-// Members of later versions are ignored, and so are entries without these.
+// Other members are ignored, and entries that cannot be used are left out.
 type liteImport struct {
-	Version   string           `json:"version,omitempty"`
-	UpdatedAt string           `json:"updated_at,omitempty"`
-	Agents    []map[string]any `json:"agents"`
+	_      struct{} `additionalProperties:"true"`
+	Agents []any    `json:"agents"`
 }
 
 type liteEntry struct {

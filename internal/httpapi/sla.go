@@ -185,7 +185,7 @@ func (a *API) history(c *call, list func(granularity string, start, end sla.Inst
 	if err != nil {
 		return err
 	}
-	skip, err := c.params.integer("offset", 0, 0, 1<<31)
+	skip, err := c.params.integer("offset", 0, 0, 1<<31-1)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"bytes"
 	"context"
 	"database/sql/driver"
 	"errors"
@@ -297,9 +298,10 @@ func appendString(dst []byte, s string) []byte {
 	return dst
 }
 
-// closeArray ends a JSON array whose elements each end with a comma.
+// closeArray ends a JSON array whose elements, if there are any, each end with a
+// comma.
 func closeArray(b []byte) driver.Value {
-	b[len(b)-1] = ']'
+	b = append(bytes.TrimSuffix(b, []byte{','}), ']')
 	return string(b)
 }
 

@@ -83,6 +83,15 @@ func testNews(t *testing.T, b Backend) {
 	if got := news(end + 1); got.Breaches {
 		t.Errorf("behind the breach: %+v", got)
 	}
+	// No agents at all select nothing, and are not an error.
+	for _, c := range []struct {
+		agents []string
+		want   int
+	}{{nil, 1}, {[]string{}, 0}, {[]string{"urn:asap:agent:nobody"}, 0}, {[]string{worker}, 1}} {
+		if list, total, err := r.store.Breaches(r.ctx, slawatch.BreachFilter{Agents: c.agents}); err != nil || len(list) != c.want || total != c.want {
+			t.Errorf("breaches of %v: %d of %d, %v; want %d", c.agents, len(list), total, err, c.want)
+		}
+	}
 	r.check(false)
 }
 

@@ -40,6 +40,7 @@ type Store interface {
 	Revocation(ctx context.Context, key ledger.BudgetKey) (ledger.Revocation, bool, error)
 	ListTokens(ctx context.Context, f ledger.TokenFilter, before int64, limit int) ([]ledger.Token, error)
 	slawatch.Store
+	Breaches(ctx context.Context, f slawatch.BreachFilter) ([]ledger.Breach, int, error)
 	News(ctx context.Context, after int64) (ledger.News, error)
 	LimitWarnings(ctx context.Context, after int64, limit int) ([]ledger.Warning, error)
 	LastLimitWarning(ctx context.Context) (int64, error)
