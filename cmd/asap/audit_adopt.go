@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/asap-protocol/asap-go/audit"
-	"github.com/asap-protocol/asap-go/internal/auditlog"
 	"github.com/asap-protocol/asap-go/internal/node"
 	"github.com/spf13/cobra"
 )
@@ -35,9 +34,9 @@ It ends with status 1, and nothing is written, if the log is not valid.`,
 			if err != nil {
 				return err
 			}
-			check := auditlog.Check{Require: audit.Sealed}
+			var o node.AdoptOptions
 			if require != "" {
-				if check.Require, err = audit.ParseAssurance(require); err != nil {
+				if o.Require, err = audit.ParseAssurance(require); err != nil {
 					return usageErrorf("--require: %w", err)
 				}
 			}
@@ -46,19 +45,19 @@ It ends with status 1, and nothing is written, if the log is not valid.`,
 				if err != nil {
 					return err
 				}
-				check.Remembered = append(check.Remembered, b)
+				o.Remembered = append(o.Remembered, b)
 			}
-			adopted, err := node.AdoptAudit(cmd.Context(), config, check, time.Now)
+			adopted, err := node.AdoptAudit(cmd.Context(), config, o, time.Now)
 			var broken *audit.IntegrityError
 			switch {
-			case errors.As(err, &broken), errors.Is(err, auditlog.ErrMemoryPresent):
+			case errors.As(err, &broken), errors.Is(err, node.ErrNothingToAdopt):
 				return refusedErrorf("%w", err)
-			case errors.Is(err, auditlog.ErrUnusable), errors.Is(err, node.ErrConfig):
+			case errors.Is(err, node.ErrCheckpoint), errors.Is(err, node.ErrConfig):
 				return usageErrorf("%w", err)
 			case err != nil:
 				return stateErrorf("%w", err)
 			}
-			return a.answer(map[string]any{"size": adopted.Size, "root": adopted.Root.String(), "entries": adopted.Entries}, func(w io.Writer) error {
+			return a.answer(adopted, func(w io.Writer) error {
 				_, err := fmt.Fprintf(w, "adopted: %d entries verified, the signer goes on from its checkpoint of %d\n", adopted.Entries, adopted.Size)
 				return err
 			})

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -16,12 +17,46 @@ import (
 	"github.com/asap-protocol/asap-go/internal/sqlite"
 )
 
+// AdoptOptions are what an adoption is checked against besides the node's key.
+type AdoptOptions struct {
+	Remembered [][]byte        // checkpoints kept from before
+	Require    audit.Assurance // the least that will do; "" for sealed
+}
+
+// Adopted is what was adopted.
+type Adopted struct {
+	Size    int64  `json:"size"` // of the newest stored checkpoint, from which the signer goes on
+	Root    string `json:"root"`
+	Entries int64  `json:"entries"` // that were verified
+}
+
+var (
+	// ErrNothingToAdopt reports that the signer's memory is there.
+	ErrNothingToAdopt = errors.New("nothing to adopt")
+	// ErrCheckpoint reports a remembered checkpoint that is none.
+	ErrCheckpoint = errors.New("not a checkpoint of this log")
+)
+
 // AdoptAudit makes a new memory for the signer of a stopped node's audit log,
 // after it has verified all of it by the node's key and against remembered
 // checkpoints. It is the operator's decision, and an entry of the log; nothing is
 // written if the log does not verify. Errors are ErrInUse while a node serves,
-// auditlog.ErrMemoryPresent, or an *audit.IntegrityError.
-func AdoptAudit(ctx context.Context, config Config, check auditlog.Check, now func() time.Time) (a auditlog.Adoption, err error) {
+// ErrNothingToAdopt, ErrCheckpoint, or an *audit.IntegrityError.
+func AdoptAudit(ctx context.Context, config Config, o AdoptOptions, now func() time.Time) (Adopted, error) {
+	check := auditlog.Check{Remembered: o.Remembered, Require: cmp.Or(o.Require, audit.Sealed)}
+	a, err := adoptAudit(ctx, config, check, now)
+	switch {
+	case errors.Is(err, auditlog.ErrMemoryPresent):
+		return Adopted{}, fmt.Errorf("%w: %w", ErrNothingToAdopt, err)
+	case errors.Is(err, auditlog.ErrUnusable):
+		return Adopted{}, fmt.Errorf("%w: %w", ErrCheckpoint, err)
+	case err != nil:
+		return Adopted{}, err
+	}
+	return Adopted{a.Size, a.Root.String(), a.Entries}, nil
+}
+
+func adoptAudit(ctx context.Context, config Config, check auditlog.Check, now func() time.Time) (a auditlog.Adoption, err error) {
 	path, err := config.StorePath()
 	if err != nil {
 		return a, err
