@@ -38,7 +38,9 @@ func TestScripts(t *testing.T) {
 			}
 			env.Setenv("DOCS", docs)
 			env.Setenv("NODE_ADDRESS", "127.0.0.1:0") // until a script knows better
-			env.Setenv("YESTERDAY", time.Now().UTC().AddDate(0, 0, -1).Format(time.RFC3339))
+			for name, in := range map[string]time.Duration{"YESTERDAY": -24 * time.Hour, "SOON": 2 * time.Minute, "TOMORROW": 24 * time.Hour, "OVERMORROW": 48 * time.Hour} {
+				env.Setenv(name, time.Now().UTC().Add(in).Format(time.RFC3339))
+			}
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){

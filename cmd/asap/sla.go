@@ -20,7 +20,7 @@ func (a *app) slaCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "sla",
 		Short: "See how agents keep what they promise",
-	}, append(cmds, a.slaReplayCommand())...)
+	}, append(cmds, a.slaMaintenanceCommand(flags), a.slaReplayCommand())...)
 }
 
 func (a *app) slaReplayCommand() *cobra.Command {

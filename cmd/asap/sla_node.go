@@ -304,13 +304,18 @@ func (a *app) watchSLA(ctx context.Context, flags *nodeFlags, params jsontext.Va
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	seen := int64(0)
-	options := []client.Option{client.WithHandlers(client.Handlers{
+	var socket *client.Socket
+	options := []client.Option{client.WithPushQueue(watchQueue), client.WithHandlers(client.Handlers{
 		Notification: func(_ context.Context, method string, p jsontext.Value) {
 			if ctx.Err() != nil {
 				return
 			}
 			switch method {
 			case "sla.breach":
+				if socket.Dropped() > 0 {
+					cancel(refusedErrorf("too slow for what happens; go on with --since and the last seq"))
+					return
+				}
 				if err := a.printEvent(p); err != nil {
 					cancel(err)
 				}
@@ -326,8 +331,7 @@ func (a *app) watchSLA(ctx context.Context, flags *nodeFlags, params jsontext.Va
 	if token != "" {
 		options = append(options, client.WithTokenSource(client.StaticToken(token)))
 	}
-	socket, err := client.NewSocket(base, options...)
-	if err != nil {
+	if socket, err = client.NewSocket(base, options...); err != nil {
 		return usageErrorf("--node: %w", err)
 	}
 	defer func() { err = errors.Join(err, socket.Close()) }()
@@ -343,6 +347,9 @@ func (a *app) watchSLA(ctx context.Context, flags *nodeFlags, params jsontext.Va
 	}
 	return nil
 }
+
+// watchQueue is how many notifications may wait to be printed.
+const watchQueue = 8192
 
 var errEnough = errors.New("enough")
 

@@ -70,6 +70,8 @@ type Config struct {
 	// SLA returns what the node measures; it is called for each request. Nil knows
 	// no agent.
 	SLA func(context.Context) (SLAReader, error)
+	// SLAPlanner plans maintenance. Nil: none can be planned.
+	SLAPlanner SLAPlanner
 
 	Now    func() time.Time
 	Logger *slog.Logger // of what strangers are not told
@@ -207,7 +209,7 @@ func routes() []route {
 			body: liteImport{}, answers: map[int]any{200: importedAnswer{}}},
 		{method: "GET", path: "/openapi.json", id: "getOpenAPI", access: anyone, handle: (*API).openAPI, summary: "This document"},
 	}
-	return slices.Concat(table, delegationRoutes(), slaRoutes())
+	return slices.Concat(table, delegationRoutes(), slaRoutes(), maintenanceRoutes())
 }
 
 func (r route) with(params ...[]parameter) route {

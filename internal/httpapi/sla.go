@@ -26,6 +26,8 @@ type SLAReader interface {
 	History(ctx context.Context, agentID, granularity string, start, end sla.Instant) ([]slawatch.Period, error)
 	// Outages are when the agent was down, newest first.
 	Outages(ctx context.Context, agentID string, start, end sla.Instant) ([]slawatch.Outage, error)
+	// Maintenance is what is planned for an agent, and what was lately.
+	Maintenance(ctx context.Context, agentID string) ([]slawatch.Maintenance, error)
 	// Breaches are the selected ones, and how many there are without limit.
 	Breaches(ctx context.Context, f slawatch.BreachFilter) ([]slawatch.BreachView, int, error)
 }
@@ -49,6 +51,9 @@ func (noSLA) History(context.Context, string, string, sla.Instant, sla.Instant) 
 	return nil, slawatch.ErrUnknownAgent
 }
 func (noSLA) Outages(context.Context, string, sla.Instant, sla.Instant) ([]slawatch.Outage, error) {
+	return nil, slawatch.ErrUnknownAgent
+}
+func (noSLA) Maintenance(context.Context, string) ([]slawatch.Maintenance, error) {
 	return nil, slawatch.ErrUnknownAgent
 }
 func (noSLA) Breaches(context.Context, slawatch.BreachFilter) ([]slawatch.BreachView, int, error) {

@@ -65,6 +65,10 @@ func (s *seeded) Outages(context.Context, string, sla.Instant, sla.Instant) ([]s
 	return nil, nil
 }
 
+func (s *seeded) Maintenance(context.Context, string) ([]slawatch.Maintenance, error) {
+	return nil, nil
+}
+
 func (s *seeded) Breaches(_ context.Context, f slawatch.BreachFilter) (list []slawatch.BreachView, total int, err error) {
 	for _, b := range s.breaches {
 		if (f.Agents == nil || slices.Contains(f.Agents, b.AgentID)) && (f.Severity == "" || f.Severity == b.Severity) &&

@@ -288,6 +288,8 @@ func (w *world) ask(t *testing.T, c routeCaller, route string) (status int, answ
 		switch {
 		case strings.Contains(route, "/delegations/"):
 			return "del_of_the_world"
+		case strings.Contains(route, "/sla/maintenance") && method != "GET": // its own
+			return taskOwner
 		case route == "GET /registry/agents/{id}", strings.HasPrefix(path, "/agents/"):
 			return counterURN
 		case strings.HasPrefix(path, "/registry/agents/"):

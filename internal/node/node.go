@@ -301,7 +301,7 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 	httpapi.New(httpapi.Config{
 		Usage: n.store, Ledger: n.ledger, Audit: n.store, AuditLog: n.auditLog, AuditVKey: n.auditLog.VKey(), AuditKeys: n.auditKeys, DelegationReader: n.store, Delegations: judge, Authenticate: n.callers.rest, Limit: n.callers.limit, AgentKeys: n.callers.keys.AgentKeys, Now: o.Now, Logger: n.log,
 		Retention: func() time.Duration { return time.Duration(n.keep.Load().Retention) }, MaxBodyBytes: limits.RequestBytes, Room: room,
-		SLA: func(context.Context) (httpapi.SLAReader, error) { return n.watch, nil },
+		SLA: func(context.Context) (httpapi.SLAReader, error) { return n.watch, nil }, SLAPlanner: planner{n},
 		Registry: httpapi.RegistryConfig{
 			Index:  func(context.Context) (*registry.Index, error) { return n.registry, nil },
 			Writer: n.ledger, Price: n.priceOf, Compromised: n.callers.keys.Compromised,

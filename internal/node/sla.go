@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,10 +11,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
 	asap "github.com/asap-protocol/asap-go"
 	"github.com/asap-protocol/asap-go/agent"
+	"github.com/asap-protocol/asap-go/audit"
 	"github.com/asap-protocol/asap-go/internal/httpapi"
 	"github.com/asap-protocol/asap-go/internal/metering"
 	"github.com/asap-protocol/asap-go/internal/prober"
@@ -167,6 +170,44 @@ func (w *inMemory) Header() http.Header         { return w.header }
 func (w *inMemory) WriteHeader(status int)      { w.status = status }
 func (w *inMemory) Write(b []byte) (int, error) { return w.body.Write(b) }
 
+// planner plans maintenance: an entry of the audit log first, so that what is in
+// force is there; then the watch is told.
+type planner struct{ node *Node }
+
+// actMaintenance is the type of the entries: the subject is the agent.
+const actMaintenance = "sla.maintenance"
+
+// PlanMaintenance implements httpapi.SLAPlanner.
+func (p planner) PlanMaintenance(ctx context.Context, by asap.AgentURN, agentID string, x sla.Exclusion) (string, error) {
+	x.Actor = cmp.Or(string(by), p.node.config.URN)
+	return p.node.watch.Plan(ctx, agentID, x, func(x *sla.Exclusion) error {
+		details := map[string]any{"act": "announced", "id": x.ID, "start": x.Start.String(), "end": x.End.String()}
+		if x.Reason != "" {
+			details["reason"] = x.Reason
+		}
+		if x.Retroactive {
+			details["retroactive"] = true
+		}
+		return p.record(ctx, x.Actor, agentID, details)
+	})
+}
+
+// WithdrawMaintenance implements httpapi.SLAPlanner.
+func (p planner) WithdrawMaintenance(ctx context.Context, by asap.AgentURN, agentID, id string) error {
+	return p.node.watch.Withdraw(ctx, agentID, id, func(m *slawatch.Maintenance) error {
+		return p.record(ctx, cmp.Or(string(by), p.node.config.URN), agentID, map[string]any{"act": "withdrawn", "id": m.ID, "start": m.Start.String(), "end": m.End.String()})
+	})
+}
+
+func (p planner) record(ctx context.Context, actor, agentID string, details map[string]any) error {
+	text, err := json.Marshal(details, json.Deterministic(true))
+	if err != nil {
+		return err
+	}
+	_, err = p.node.ledger.Append(ctx, audit.Event{Type: actMaintenance, Actor: actor, Subject: agentID, Parties: []string{agentID}, Details: text})
+	return err
+}
+
 // news lets WebSocket clients subscribe to what happens to breaches.
 type news struct {
 	watch *slawatch.Watch
@@ -216,6 +257,9 @@ func measure(ctx context.Context, watch *slawatch.Watch, index *registry.Index) 
 	}
 	for _, id := range ids {
 		status, err := watch.Status(ctx, id, figuresWindow)
+		if errors.Is(err, slawatch.ErrUnknownAgent) {
+			continue // it is about to be known
+		}
 		if err != nil {
 			return err
 		}

@@ -47,8 +47,8 @@ type agent struct {
 	breached []interval
 
 	cause *Outcome // the task that is being counted
-	asOf  Instant // up to when it knows everything, if it was restored from a newer state than others; else 0
-	dirty bool    // something changed since its state was taken last
+	asOf  Instant  // up to when it knows everything, if it was restored from a newer state than others; else 0
+	dirty bool     // something changed since its state was taken last
 
 	emit  func(Event) // tells the engine, and notes what happened in breached
 	due   Instant     // when time brings something about; index is its place in the queue

@@ -54,6 +54,13 @@ func (w *Watch) Maintenance(_ context.Context, agentID string) ([]Maintenance, e
 	return shown, nil
 }
 
+// Bounds of what may be planned.
+const (
+	longestPlan  = 30 * day
+	farthestPlan = 366 * day
+	mostPlans    = 500
+)
+
 // Plan takes planned maintenance that is announced now, and returns its id when it
 // is durable and in force. record, which is called when the rules have nothing
 // against it, has it recorded; if it fails, nothing happens. Errors: ErrUnknownAgent,
@@ -68,6 +75,15 @@ func (w *Watch) Plan(ctx context.Context, agentID string, x sla.Exclusion, recor
 	x.Retroactive = x.Retroactive && x.Start-x.AnnouncedAt < w.opts.Policy.Notice
 	if !known {
 		return "", ErrUnknownAgent
+	}
+	list, err := w.Maintenance(ctx, agentID)
+	switch {
+	case err != nil:
+		return "", err
+	case x.End-x.Start > longestPlan || x.Start > x.AnnouncedAt+farthestPlan:
+		return "", fmt.Errorf("%w: maintenance must last at most 30 days and start within a year", sla.ErrRefused)
+	case len(list) >= mostPlans:
+		return "", fmt.Errorf("%w: no more than %d maintenances in 60 days", sla.ErrRefused, mostPlans)
 	}
 	if err := w.opts.Policy.Refuses(&x); err != nil {
 		return "", err
