@@ -46,7 +46,7 @@ var layers = []layer{
 	{pkg: "internal/slawatch", may: []string{".", "internal/sla", "internal/sla/sketch", "internal/registry", "internal/ledger"}, why: "the watch feeds the rules from the ledger and tells what they say; stores, clocks and senders are handed in", noHTTP: true},
 
 	{pkg: "internal/sqlite", may: []string{"internal/auditlog", "internal/slawatch", "internal/sla/sketch", ".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger"}, why: whyStore, noHTTP: true},
-	{pkg: "internal/postgres", may: []string{"internal/auditlog", ".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger"}, why: whyStore, noHTTP: true},
+	{pkg: "internal/postgres", may: []string{"internal/auditlog", "internal/slawatch", "internal/sla/sketch", ".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger"}, why: whyStore, noHTTP: true},
 	{pkg: "internal/storetest", may: []string{"internal/auditlog", "internal/slawatch", ".", "internal/canonicaljson", "audit", "delegation", "internal/metering", "internal/sla", "internal/registry", "internal/ledger"}, why: whyStore, noHTTP: true},
 	{pkg: "internal/postgrestest", why: whyStore, noHTTP: true},
 

@@ -61,7 +61,7 @@ func (l *Ledger) renew(ctx context.Context) error {
 	}
 	l.shared = true
 	// The clock was read about in the middle.
-	l.ahead.Store(int64(s.Now.Sub(local.Add(time.Since(began) / 2))))
+	l.ahead.Store(int64(s.Now.Sub(local.Add(l.opts.Now().Sub(local) / 2))))
 	if !s.Leads {
 		l.leads.Store(nil)
 		return nil

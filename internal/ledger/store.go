@@ -156,6 +156,20 @@ type Task struct {
 	Answer []byte
 }
 
+// EndedTask is how a task stands, for those who ask for it by its id.
+type EndedTask struct {
+	Consumer asap.AgentURN
+	Verified bool
+	// Principal is the root issuer of the delegation the task was under, or "".
+	Principal asap.AgentURN
+	State     TaskState
+	Failure   string
+	// Receipt is zero while the task is held, and names only the sequence if the
+	// entry that ended it was pruned.
+	Receipt Receipt
+	Answer  []byte // nil if there is none any more
+}
+
 // StoredRecord is the stored form of a usage record.
 type StoredRecord struct {
 	Record metering.Record

@@ -9,22 +9,8 @@ import (
 	"github.com/asap-protocol/asap-go/internal/ledger"
 )
 
-// EndedTask is how a task stands, for those who ask for it by its id.
-type EndedTask struct {
-	Consumer asap.AgentURN
-	Verified bool
-	// Principal is the root issuer of the delegation the task was under, or "".
-	Principal asap.AgentURN
-	State     ledger.TaskState
-	Failure   string
-	// Receipt is zero while the task is held, and names only the sequence if the
-	// entry that ended it was pruned.
-	Receipt ledger.Receipt
-	Answer  []byte // nil if there is none any more
-}
-
 // Task returns how a task stands; false if it was never admitted here.
-func (s *Store) Task(ctx context.Context, id asap.TaskID) (t EndedTask, found bool, err error) {
+func (s *Store) Task(ctx context.Context, id asap.TaskID) (t ledger.EndedTask, found bool, err error) {
 	err = s.read(ctx, func(q *sql.Tx) error {
 		var end sql.NullInt64
 		var entry, failure sql.NullString
