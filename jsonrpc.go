@@ -13,6 +13,10 @@ const (
 	MethodSend           = "asap.send"
 	MethodAck            = "asap.ack"
 	MethodSLASubscribe   = "sla.subscribe"
+	// MethodDelegationSubscribe and MethodDelegationUnsubscribe begin and end the
+	// notifications delegation.limit. They are an extension of this implementation.
+	MethodDelegationSubscribe   = "delegation.subscribe"
+	MethodDelegationUnsubscribe = "delegation.unsubscribe"
 	MethodSLAUnsubscribe = "sla.unsubscribe"
 	MethodSLABreach      = "sla.breach"
 )

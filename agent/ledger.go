@@ -24,8 +24,9 @@ import (
 // Settle MUST be durable when it returns nil, and idempotent by TaskID: once
 // with the first content, the same receipt after. After [ErrUnavailable] it is
 // called again until Admission.ExpiresAt; who waits for the answer is told
-// meanwhile. Any other error means the outcome is not known to the caller, who
-// will not tell anybody the task succeeded.
+// meanwhile. A *[Superseded] says that the task was ended otherwise before; the
+// caller tells that. Any other error means the outcome is not known to the caller,
+// who will not tell anybody the task succeeded.
 //
 // The contexts carry a bound in time; they do not end when a client hangs up.
 type Ledger interface {
@@ -53,6 +54,14 @@ type Memory interface {
 	Recall(ctx context.Context, id asap.TaskID) (Recalled, bool, error)
 }
 
+// Waiter is what a [Ledger] may be besides, where several servers share one. It is
+// safe for concurrent use.
+type Waiter interface {
+	// Await returns how a task ended that runs on another server, once it has; the
+	// error is that of ctx if that ends before.
+	Await(ctx context.Context, id asap.TaskID) (Admitted, error)
+}
+
 // Recalled is what a [Memory] knows of a task.
 type Recalled struct {
 	Consumer asap.AgentURN // who asked for it
@@ -75,6 +84,18 @@ type Refusal struct {
 
 // Error implements error.
 func (r *Refusal) Error() string { return r.Code + ": " + r.Message }
+
+// Superseded is the answer to a settlement that comes too late: the ledger counts
+// the task as lost, because its time was over or its server was taken for dead.
+type Superseded struct {
+	// As is how the task ended for everybody: as in an [Admitted] that is Ended.
+	As Admitted
+}
+
+// Error implements error.
+func (s *Superseded) Error() string {
+	return "task " + string(s.As.TaskID) + " was ended otherwise before: " + s.As.FailureCode
+}
 
 // Admission asks whether a task may start.
 type Admission struct {

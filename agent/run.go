@@ -109,6 +109,7 @@ func (r *run) execute() {
 		r.refuse(err)
 		return
 	case admitted.Replay:
+		starting()
 		r.replay(admitted)
 		return
 	}
@@ -210,6 +211,12 @@ func (r *run) end(result any, err error) {
 		ParentTask: r.parent, TraceID: r.traceID(), Delegation: r.delegation, Use: r.use, Outcome: outcome, FailureCode: code, Quantities: used,
 		StartedAt: r.began.UTC(), EndedAt: now.UTC(), DurationMS: took.Milliseconds(), Answer: encoded,
 	})
+	var before *Superseded
+	if errors.As(err, &before) {
+		r.server.log.Warn("task was ended otherwise before", "agent", r.agent.URN(), "skill", r.skill.name, "task", r.id, "outcome", outcome, "failure", before.As.FailureCode)
+		r.adopt(before.As)
+		return
+	}
 	if err != nil {
 		r.server.log.Error("task not settled", "agent", r.agent.URN(), "skill", r.skill.name, "task", r.id, "outcome", outcome, "error", err)
 		r.refuse(errNotRecorded)
@@ -332,12 +339,22 @@ func (r *run) refuse(err error) {
 // replay ends a run that turned out to be the repetition of an earlier one.
 func (r *run) replay(a Admitted) {
 	r.server.metrics.replays.Inc()
-	if a.Answer == nil && a.Ended {
-		r.lost(a)
+	if waiter, ok := r.server.ledger.(Waiter); ok && a.Answer == nil && !a.Ended && !r.skill.long {
+		if ended, err := waiter.Await(r.ctx, a.TaskID); err == nil {
+			a = ended
+		}
+	}
+	if a.Answer == nil && !a.Ended {
+		r.conclude(func() { r.phase, r.id, r.status = elsewhere, a.TaskID, asap.Working })
 		return
 	}
+	r.adopt(a)
+}
+
+// adopt ends a run with how its task ended for the ledger.
+func (r *run) adopt(a Admitted) {
 	if a.Answer == nil {
-		r.conclude(func() { r.phase, r.id, r.status = elsewhere, a.TaskID, asap.Working })
+		r.lost(a)
 		return
 	}
 	answer, err := asap.ParseEnvelope(a.Answer)
@@ -349,7 +366,7 @@ func (r *run) replay(a Admitted) {
 	r.conclude(func() { r.phase, r.id, r.answer, r.receipt = settled, a.TaskID, answer, a.Receipt })
 }
 
-// lost ends a replay whose first run is over and has left no answer.
+// lost is adopt for a task that has left no answer.
 func (r *run) lost(a Admitted) {
 	payload := withoutAnswer(a.TaskID, a.FailureCode)
 	now := r.server.now()

@@ -91,6 +91,8 @@ type Config struct {
 	Ready func(context.Context) error
 	// Notifications serves sla.subscribe. Nil: it is answered and nothing comes.
 	Notifications Notifications
+	// LimitNotifications serves delegation.subscribe in the same way.
+	LimitNotifications Notifications
 
 	Logger   *slog.Logger         // nil: silent
 	Clock    func() time.Time     // nil: time.Now

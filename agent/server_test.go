@@ -280,6 +280,8 @@ func TestLedgerFailures(t *testing.T) {
 		{"conflict", ErrConflict, nil, 200, `{"error":{"code":-32602,"data":{"code":"idempotency_conflict"}}}`, 0},
 		{"outcome unknown", fmt.Errorf("disk: %w", ErrOutcomeUnknown), nil, 503, `{"error":"Service Temporarily Unavailable","code":"task_indeterminate","message":"*","details":{}}`, 0},
 		{"broken", errors.New("secret path"), nil, 200, `{"error":{"code":-32603,"data":{"code":"internal","error":"Internal server error"}}}`, 0},
+		{"lost meanwhile", nil, &Superseded{Admitted{Ended: true, TaskID: "task_lost", FailureCode: "task_indeterminate", Receipt: Receipt{Seq: 7}}}, 200,
+			`{"result":{"envelope":{"payload":{"task_id":"task_lost","status":"failed","result":{"error":{"code":"task_indeterminate"}}},"extensions":{"asap-receipt":{"seq":7}}}}}`, 1},
 		{"not settled", nil, errors.New("secret path"), 200, `{"error":{"code":-32603,"data":{"code":"task_indeterminate"}}}`, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -339,6 +341,44 @@ func TestRunningElsewhere(t *testing.T) {
 	expect(t, post(s, request("e1", "echo", "")), 200, `{"result":{"envelope":{"payload":{"status":"working","task_id":"`+string(ledger.byKey[key].admission.TaskID)+`"}}}}`)
 	ledger.byKey[key].answer = []byte("not an envelope")
 	expect(t, post(s, request("e1", "echo", "")), 200, `{"error":{"code":-32603}}`)
+}
+
+// awaiting is a ledger that knows when a task ends on another server.
+type awaiting struct {
+	*memoryLedger
+	ended chan Admitted
+}
+
+func (l *awaiting) Await(ctx context.Context, id asap.TaskID) (Admitted, error) {
+	select {
+	case a := <-l.ended:
+		a.TaskID = id
+		return a, nil
+	case <-ctx.Done():
+		return Admitted{}, context.Cause(ctx)
+	}
+}
+
+// TestAwaitsElsewhere: the same envelope sent to two servers at once is one run,
+// and both answer with its end, or with how it stands when the time is up.
+func TestAwaitsElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &awaiting{newLedger(), make(chan Admitted)}
+		one := newTestServer(t, Config{Agents: []*Agent{stage()}, Ledger: l, AllowUnverified: anybody})
+		first := post(one, request("e1", "echo", "")).Body.String()
+		entry := l.byKey[requestKey{"urn:asap:agent:caller", "e1"}]
+		answer, receipt := entry.answer, entry.receipt
+		entry.answer = nil
+		two := newTestServer(t, Config{Agents: []*Agent{stage()}, Ledger: l, AllowUnverified: anybody})
+		second := make(chan string)
+		go func() { second <- post(two, request("e1", "echo", "")).Body.String() }()
+		synctest.Wait()
+		l.ended <- Admitted{Replay: true, Ended: true, Answer: answer, Receipt: receipt}
+		if got := <-second; got != first {
+			t.Errorf("the second got\n%s\nwant\n%s", got, first)
+		}
+		expect(t, post(two, request("e1", "echo", "")), 200, `{"result":{"envelope":{"payload":{"status":"working"}}}}`)
+	})
 }
 
 // TestLostAnswer: the first run is over and has left no answer.

@@ -68,7 +68,7 @@ type session struct {
 	blocked atomic.Bool  // the reader waits for the handler
 
 	mu          sync.Mutex
-	unsubscribe func()
+	unsubscribe [topics]func()
 }
 
 type outFrame struct {
@@ -140,7 +140,9 @@ func (w *session) serve(conn *socket) {
 	for f := range w.in { // closed by the reader; nobody handles them any more
 		f.held.end()
 	}
-	w.endSubscription()
+	for topic := range w.unsubscribe {
+		w.endSubscription(topic)
+	}
 }
 
 // next handles one frame; false says the session is over or about to be.
@@ -340,14 +342,19 @@ func (w *session) control(text []byte) bool {
 		}
 		return false
 	}
+	topic := slaTopic
 	switch string(members.Method) {
-	case `"` + asap.MethodSLASubscribe + `"`:
+	case `"` + asap.MethodDelegationSubscribe + `"`, `"` + asap.MethodDelegationUnsubscribe + `"`:
+		topic = limitsTopic
+	}
+	switch string(members.Method) {
+	case `"` + asap.MethodSLASubscribe + `"`, `"` + asap.MethodDelegationSubscribe + `"`:
 		subscribed := object("subscribed", true)
-		if p, ok := w.server.cfg.Notifications.(Positioned); ok {
+		if p, ok := w.news(topic).(Positioned); ok {
 			subscribed = object("subscribed", true, "seq", p.Position())
 		}
 		result := object("jsonrpc", "2.0", "result", subscribed, "id", members.ID)
-		if err := w.subscribe(members.Params); err != nil {
+		if err := w.subscribe(topic, members.Params); err != nil {
 			refused, unavailable := w.server.failed(&call{kind: otherType}, err)
 			if unavailable != nil {
 				refused = unavailable.rpc()
@@ -356,37 +363,53 @@ func (w *session) control(text []byte) bool {
 		}
 		w.send(outFrame{text: result})
 		return true
-	case `"` + asap.MethodSLAUnsubscribe + `"`:
-		w.endSubscription()
+	case `"` + asap.MethodSLAUnsubscribe + `"`, `"` + asap.MethodDelegationUnsubscribe + `"`:
+		w.endSubscription(topic)
 		w.send(outFrame{text: object("jsonrpc", "2.0", "result", object("unsubscribed", true), "id", members.ID)})
 		return true
 	}
 	return false
 }
 
-func (w *session) subscribe(params jsontext.Value) error {
+// What a connection can subscribe to, once each.
+const (
+	slaTopic = iota
+	limitsTopic
+	topics // how many there are
+)
+
+// news is where a topic is subscribed to, nil if nowhere.
+func (w *session) news(topic int) Notifications {
+	if topic == limitsTopic {
+		return w.server.cfg.LimitNotifications
+	}
+	return w.server.cfg.Notifications
+}
+
+func (w *session) subscribe(topic int, params jsontext.Value) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.server.cfg.Notifications == nil {
+	from := w.news(topic)
+	if from == nil {
 		return nil
 	}
-	end, err := w.server.cfg.Notifications.Subscribe(w.ctx, w.caller, params, w.pushWithin)
+	end, err := from.Subscribe(w.ctx, w.caller, params, w.pushWithin)
 	if err != nil {
 		return err
 	}
-	if w.unsubscribe != nil { // the new one takes its place
-		w.unsubscribe()
+	if w.unsubscribe[topic] != nil { // the new one takes its place
+		w.unsubscribe[topic]()
 	}
-	w.unsubscribe = end
+	w.unsubscribe[topic] = end
 	return nil
 }
 
-func (w *session) endSubscription() {
+func (w *session) endSubscription(topic int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.unsubscribe != nil {
-		w.unsubscribe()
-		w.unsubscribe = nil
+	if w.unsubscribe[topic] != nil {
+		w.unsubscribe[topic]()
+		w.unsubscribe[topic] = nil
 	}
 }
 

@@ -155,8 +155,8 @@ func TestSocketInOrder(t *testing.T) {
 
 func TestSocketSubscriptions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		news := &newsDesk{}
-		n, _ := stageNetwork(t, func(c *Config) { c.Notifications = news })
+		news, limits := &newsDesk{}, &newsDesk{}
+		n, _ := stageNetwork(t, func(c *Config) { c.Notifications, c.LimitNotifications = news, limits })
 		c := n.mustDial()
 		line := &socketLine{c, read(c)}
 		for range 2 { // once is enough
@@ -177,11 +177,21 @@ func TestSocketSubscriptions(t *testing.T) {
 		if len(news.push) != 0 {
 			t.Error("still subscribed")
 		}
+		// The topics do not know each other.
+		line.say(t, `{"method":"delegation.subscribe","id":"d"}`)
+		line.hear(t)
 		line.say(t, `{"method":"sla.subscribe","id":3}`)
 		line.hear(t)
+		if len(limits.push) != 1 || len(news.push) != 1 {
+			t.Errorf("%d and %d subscriptions", len(limits.push), len(news.push))
+		}
+		limits.publish(`{"limit":1}`)
+		if got := line.hear(t); got != `{"limit":1}` {
+			t.Error(got)
+		}
 		line.hangUp()
 		synctest.Wait()
-		if len(news.push) != 0 {
+		if len(news.push)+len(limits.push) != 0 {
 			t.Error("subscribed after the connection was closed")
 		}
 		for _, fail := range []error{ErrUnavailable, &Refusal{Code: "forbidden", Message: "not you"}, errors.New("x")} {

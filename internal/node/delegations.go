@@ -22,6 +22,7 @@ import (
 	"github.com/asap-protocol/asap-go/internal/identity"
 	"github.com/asap-protocol/asap-go/internal/ledger"
 	"github.com/asap-protocol/asap-go/internal/metering"
+	"github.com/asap-protocol/asap-go/internal/notify"
 	"github.com/asap-protocol/asap-go/internal/sqlite"
 )
 
@@ -35,6 +36,7 @@ type delegations struct {
 	roots    func(asap.AgentURN) bool
 	ledger   *ledger.Ledger
 	store    *sqlite.Store
+	follower *notify.Follower
 	ids      *asap.IDSource
 	now      func() time.Time
 	public   string       // URL before the proxy, or ""
@@ -47,7 +49,7 @@ type delegations struct {
 func (n *Node) openDelegations(ctx context.Context, private signers) (*delegations, error) {
 	c := &n.config.Delegation
 	d := &delegations{
-		revoked: delegation.NewRevocationSet(), signers: private, ledger: n.ledger, store: n.store, ids: asap.NewIDSource(), now: n.now,
+		revoked: delegation.NewRevocationSet(), signers: private, ledger: n.ledger, store: n.store, follower: n.follower, ids: asap.NewIDSource(), now: n.now,
 	}
 	d.keys = &issuerKeys{ring: n.callers.keys, revoked: d.revoked, now: n.now}
 	if err := d.readRevocations(ctx); err != nil {
@@ -66,7 +68,7 @@ func (n *Node) openDelegations(ctx context.Context, private signers) (*delegatio
 	}
 	nonces := &nonceMemory{now: n.now}
 	d.verifier = delegation.NewVerifier(delegation.Policy{
-		Keys: d.keys, IsRoot: d.roots, Revoked: d.revoked.Revoked, Resources: names, RequireResources: c.RequireServers,
+		Keys: d.keys, IsRoot: d.roots, Revoked: d.isRevoked, Resources: names, RequireResources: c.RequireServers,
 		RequireProof: c.RequireProof, Remember: nonces.remember,
 	})
 	return d, nil
@@ -108,7 +110,7 @@ func (d *delegations) forgetRevocations(ctx context.Context) error {
 }
 
 // Authorize implements agent.Delegations.
-func (d *delegations) Authorize(_ context.Context, token string, q delegation.Query) (*delegation.Grant, error) {
+func (d *delegations) Authorize(ctx context.Context, token string, q delegation.Query) (*delegation.Grant, error) {
 	if q.Proof != nil && d.public != "" { // what the caller has signed is the URL it knows
 		if at := strings.Index(q.Proof.TargetURI, "://"); at >= 0 {
 			seen := *q.Proof
@@ -116,6 +118,11 @@ func (d *delegations) Authorize(_ context.Context, token string, q delegation.Qu
 			seen.TargetURI = d.public + "/" + path
 			q.Proof = &seen
 		}
+	}
+	if d.follower.Age() > notify.StaleAfter { // for keys that were revoked; what is still not known then, isRevoked says
+		ctx, cancel := context.WithTimeout(ctx, freshWithin)
+		defer cancel()
+		_ = d.follower.Fresh(ctx)
 	}
 	return d.verifier.Verify(token, q)
 }
@@ -280,7 +287,7 @@ func (d *delegations) Judge(ctx context.Context, token string, q httpapi.Delegat
 			if also, err := q.Revoked.Revoked(issuer, id); also || err != nil {
 				return also, err
 			}
-			return d.revoked.Revoked(issuer, id)
+			return d.isRevoked(issuer, id)
 		}
 	}
 	grant, err := delegation.Verify(token, &policy, delegation.Query{Caller: q.Caller, Action: q.Action, Now: q.Now})
@@ -330,10 +337,7 @@ func (d *delegations) Revoke(ctx context.Context, r ledger.Revocation) error {
 	if err != nil {
 		return err
 	}
-	d.revoked.Add(done.Issuer, done.TokenID)
-	if strings.HasPrefix(done.TokenID, httpapi.KeyRevocationPrefix) {
-		d.keys.forget()
-	}
+	d.learn(&done)
 	d.awaitStarts()
 	return nil
 }

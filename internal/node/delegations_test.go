@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,6 +25,7 @@ import (
 	"github.com/asap-protocol/asap-go/client"
 	"github.com/asap-protocol/asap-go/delegation"
 	"github.com/asap-protocol/asap-go/internal/metering"
+	"github.com/coder/websocket"
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -425,12 +427,47 @@ func TestDelegationsAfterKills(t *testing.T) {
 	}
 }
 
-// Limits near their end are told once at each percentage.
+// Limits near their end are told once at each percentage: in the log, and over
+// WebSocket to those whose token it is.
 func TestWarnings(t *testing.T) {
 	var log syncBuffer
 	c := delegating(t)
-	n, stop := startWith(t, c, Options{Agents: []*agent.Agent{counter(new(atomic.Int64))}, Log: &log})
+	n, _ := startWith(t, c, Options{Agents: []*agent.Agent{counter(new(atomic.Int64))}, Log: &log})
 	token, ids := chainOf(t, time.Now(), []string{"*"}, limits{10, -1})
+	subscribe := func(who asap.AgentURN, params string) *websocket.Conn {
+		t.Helper()
+		tokens, err := client.NewKeyTokens(keyOf(who), who, asap.AgentURN(c.URN), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bearer, err := tokens.Token(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, _, err := websocket.Dial(t.Context(), "ws"+strings.TrimPrefix(n.URL(), "http")+"/asap/ws", &websocket.DialOptions{HTTPHeader: http.Header{"Authorization": {"Bearer " + bearer}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.CloseNow() })
+		if err := conn.Write(t.Context(), websocket.MessageText, []byte(`{"jsonrpc":"2.0","method":"delegation.subscribe","params":`+params+`,"id":1}`)); err != nil {
+			t.Fatal(err)
+		}
+		return conn
+	}
+	hear := func(conn *websocket.Conn) string {
+		t.Helper()
+		_, frame, err := conn.Read(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(frame)
+	}
+	issuer, holder, stranger := subscribe(agentA, "{}"), subscribe(agentB, "{}"), subscribe(agentC, "{}")
+	for _, conn := range []*websocket.Conn{issuer, holder, stranger} {
+		if got := hear(conn); !strings.Contains(got, `"subscribed":true,"seq":-1`) {
+			t.Error(got)
+		}
+	}
 	caller := as(t, n.URL(), c.URN, agentB, token)
 	for range 12 {
 		_, err := caller.Task(t.Context(), client.TaskCall{Recipient: counterURN, Skill: "count", Input: jsontext.Value(`{"n":1}`)})
@@ -438,9 +475,31 @@ func TestWarnings(t *testing.T) {
 			t.Error(code)
 		}
 	}
-	stop()
+	late := subscribe(agentB, `{"since_seq":-1}`)
+	hear(late)
+	for _, used := range []string{`"percent":80,"limit":10,"used":8}`, `"percent":90,"limit":10,"used":9}`, `"percent":100,"limit":10,"used":10}`} {
+		for _, conn := range []*websocket.Conn{issuer, holder, late} {
+			if got := hear(conn); !strings.Contains(got, `"method":"delegation.limit"`) || !strings.Contains(got, `"id":"`+ids[0]+`","issuer":"`+agentA+`","delegate":"`+agentB+`","unit":"tasks",`+used) {
+				t.Errorf("got %s, want %s", got, used)
+			}
+		}
+	}
+	// What is not hers she does not hear of: the next frame is the answer to this.
+	if err := stranger.Write(t.Context(), websocket.MessageText, []byte(`{"method":"delegation.unsubscribe","id":2}`)); err != nil {
+		t.Fatal(err)
+	}
+	if got := hear(stranger); !strings.Contains(got, `"unsubscribed":true`) {
+		t.Error(got)
+	}
 	for _, percent := range []string{"80", "90", "100"} {
-		if got := strings.Count(log.String(), "token="+ids[0]+" unit=tasks percent="+percent+" "); got != 1 {
+		line := "token=" + ids[0] + " unit=tasks percent=" + percent + " "
+		for !strings.Contains(log.String(), line) { // it is on its way
+			if t.Context().Err() != nil {
+				t.Fatal(log.String())
+			}
+			runtime.Gosched()
+		}
+		if got := strings.Count(log.String(), line); got != 1 {
 			t.Errorf("%s %%: told %d times\n%s", percent, got, log.String())
 		}
 	}

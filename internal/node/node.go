@@ -31,6 +31,7 @@ import (
 	"github.com/asap-protocol/asap-go/internal/httpapi"
 	"github.com/asap-protocol/asap-go/internal/ledger"
 	"github.com/asap-protocol/asap-go/internal/metering"
+	"github.com/asap-protocol/asap-go/internal/notify"
 	"github.com/asap-protocol/asap-go/internal/prober"
 	"github.com/asap-protocol/asap-go/internal/registry"
 	"github.com/asap-protocol/asap-go/internal/slawatch"
@@ -57,6 +58,9 @@ type Node struct {
 	key           ed25519.PrivateKey
 	store         *sqlite.Store
 	ledger        *ledger.Ledger
+	follower      *notify.Follower
+	limits        *notify.Warnings
+	limitsLogged  int64 // position of the last warning that needs no line in the log
 	registry      *registry.Index
 	watch         *slawatch.Watch
 	prober        *prober.Prober
@@ -106,9 +110,15 @@ func Open(ctx context.Context, config Config, o Options) (_ *Node, err error) {
 		o.Now = time.Now
 	}
 	n := &Node{
-		config: config, level: new(slog.LevelVar), now: o.Now,
+		config: config, level: new(slog.LevelVar),
 		prices: new(atomic.Pointer[metering.PriceBook]), keep: new(atomic.Pointer[MeteringConfig]), auditKeep: new(atomic.Pointer[AuditConfig]),
 		meters: newMeters(),
+	}
+	n.now = func() time.Time {
+		if n.ledger == nil { // it has not told yet what time it is
+			return o.Now()
+		}
+		return n.ledger.Now()
 	}
 	n.prices.Store(book)
 	n.keep.Store(&config.Metering)
@@ -172,6 +182,10 @@ func (n *Node) openStore(ctx context.Context, now func() time.Time) error {
 
 // openLedger recovers the ledger.
 func (n *Node) openLedger(ctx context.Context, now func() time.Time) (err error) {
+	// What is read after this may be newer than its position, never older.
+	if err := n.openFollower(ctx); err != nil {
+		return err
+	}
 	if n.registry, err = loadRegistry(ctx, n.store); err != nil {
 		return err
 	}
@@ -182,13 +196,9 @@ func (n *Node) openLedger(ctx context.Context, now func() time.Time) (err error)
 	ids := asap.NewIDSource()
 	n.ledger, err = ledger.Open(ctx, n.store, ledger.Options{
 		Origin: n.Origin(), Operator: asap.AgentURN(n.config.URN), Now: now, Prices: n.prices.Load(),
-		LostAnswer: func(t *ledger.Task) []byte { return lostAnswer(t, ids, now()) },
-		AgentsChanged: func(agents []registry.Agent) {
-			defer n.forgetKeys()
-			showAgents(n.registry, agents)
-			n.followAgents(agents)
-		},
-		Committed: n.committed, Observed: n.meters.observed,
+		LostAnswer:    func(t *ledger.Task) []byte { return lostAnswer(t, ids, n.now()) },
+		AgentsChanged: n.agentsChanged,
+		Committed:     func(ledger.Batch) { n.follower.Wake() }, Recovered: n.recovered, Lead: true, Observed: n.meters.observed,
 	})
 	return err
 }
@@ -197,15 +207,6 @@ func (n *Node) openLedger(ctx context.Context, now func() time.Time) (err error)
 func (n *Node) forgetKeys() {
 	if n.judge != nil {
 		n.judge.keys.forget()
-	}
-}
-
-// committed is told what has become durable. It must not block.
-func (n *Node) committed(b ledger.Batch) {
-	n.sealer.Committed(len(b.Entries))
-	n.watch.Committed(b)
-	for _, w := range b.Warnings {
-		n.log.Warn("a delegation's limit is coming to its end", "issuer", w.Issuer, "token", w.TokenID, "unit", w.Unit, "percent", w.Percent, "limit", w.Limit, "used", w.Used)
 	}
 }
 
@@ -247,7 +248,7 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	if n.callers, err = newCallers(&n.config, hosted, o.Now, n.log, registeredKeys{n.registry}, private); err != nil {
+	if n.callers, err = newCallers(&n.config, hosted, n.now, n.log, registeredKeys{n.registry}, private); err != nil {
 		return err
 	}
 	n.keysKnown.files = n.callers.keys.Fingerprint()
@@ -255,7 +256,7 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	hostAgents(n.registry, hosted, o.Now())
+	hostAgents(n.registry, hosted, n.now())
 	n.openProber()
 	if err := n.watchAgents(ctx, hosted); err != nil {
 		return err
@@ -271,7 +272,7 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 	room := agent.NewRoom(limits.held())
 	n.agents, err = agent.NewServer(agent.Config{
 		Agents:          hosted,
-		Ledger:          tasks{ledger: n.ledger, store: n.store, prices: n.prices, now: o.Now},
+		Ledger:          tasks{ledger: n.ledger, store: n.store, prices: n.prices, now: n.now, follower: n.follower},
 		Delegations:     judge,
 		Authenticate:    n.callers.agent,
 		AuthStatus:      n.callers.auth.OIDC != nil,
@@ -280,11 +281,11 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 		Limiter:         n.callers.limiter,
 		Refused:         n.recordRefusal,
 		Ready:           n.ready,
-		Notifications:   news{n.watch, n.store},
-		Logger:          n.log,
-		Clock:           o.Now,
-		Registry:        registered,
-		Room:            room,
+		Notifications:   news{n.watch, n.store}, LimitNotifications: limitNews{n.limits},
+		Logger:   n.log,
+		Clock:    n.now,
+		Registry: registered,
+		Room:     room,
 		Limits: agent.Limits{
 			BodyBytes: limits.RequestBytes, RunningTasks: limits.RunningTasks, TaskTimeout: time.Duration(limits.TaskTimeout),
 			MaxTaskTimeout: time.Duration(limits.TaskTimeout), DrainTimeout: time.Duration(limits.ShutdownDeadline),
@@ -299,7 +300,7 @@ func (n *Node) openServer(ctx context.Context, o Options) error {
 	mux := http.NewServeMux()
 	n.agents.Routes(mux)
 	httpapi.New(httpapi.Config{
-		Usage: n.store, Ledger: n.ledger, Audit: n.store, AuditLog: n.auditLog, AuditVKey: n.auditLog.VKey(), AuditKeys: n.auditKeys, DelegationReader: n.store, Delegations: judge, Authenticate: n.callers.rest, Limit: n.callers.limit, AgentKeys: n.callers.keys.AgentKeys, Now: o.Now, Logger: n.log,
+		Usage: n.store, Ledger: n.ledger, Audit: n.store, AuditLog: n.auditLog, AuditVKey: n.auditLog.VKey(), AuditKeys: n.auditKeys, DelegationReader: n.store, Delegations: judge, Authenticate: n.callers.rest, Limit: n.callers.limit, AgentKeys: n.callers.keys.AgentKeys, Now: n.now, Logger: n.log,
 		Retention: func() time.Duration { return time.Duration(n.keep.Load().Retention) }, MaxBodyBytes: limits.RequestBytes, Room: room,
 		SLA: func(context.Context) (httpapi.SLAReader, error) { return n.watch, nil }, SLAPlanner: planner{n},
 		Registry: httpapi.RegistryConfig{
@@ -419,6 +420,12 @@ func (n *Node) Run(ctx context.Context) error {
 		return nil
 	})
 	group.Go(func() error { return n.housekeeping(gctx) })
+	group.Go(func() error { return n.follower.Run(gctx) })
+	group.Go(func() error {
+		defer n.limits.Close()
+		n.logLimits(gctx)
+		return nil
+	})
 	group.Go(func() error { return n.watch.Run(gctx, n.ledger) })
 	group.Go(func() error { return n.keepMeasuring(gctx) })
 	group.Go(func() error { return n.prober.Run(gctx) })

@@ -12,6 +12,7 @@ import (
 	"github.com/asap-protocol/asap-go/delegation"
 	"github.com/asap-protocol/asap-go/internal/ledger"
 	"github.com/asap-protocol/asap-go/internal/metering"
+	"github.com/asap-protocol/asap-go/internal/notify"
 	"github.com/asap-protocol/asap-go/internal/sqlite"
 )
 
@@ -22,6 +23,8 @@ type tasks struct {
 	store  *sqlite.Store
 	prices *atomic.Pointer[metering.PriceBook]
 	now    func() time.Time
+	// follower tells when the log moves.
+	follower *notify.Follower
 }
 
 // Admit implements agent.Ledger.
@@ -70,12 +73,25 @@ func (t tasks) Settle(ctx context.Context, s agent.Settlement) (agent.Receipt, e
 	}
 	settled, err := t.ledger.Settle(ctx, ledger.Settlement{TaskID: s.TaskID, Record: record, Failure: s.FailureCode, Answer: s.Answer})
 	if err != nil {
-		return agent.Receipt{}, agentError(err)
+		return agent.Receipt{}, settleError(err)
 	}
 	if s.Use != nil && len(settled.Budgets) > 0 {
 		s.Use.Report(tightest(settled.Budgets))
 	}
 	return agent.Receipt(settled.Receipt), nil
+}
+
+// settleError is the answer to a settlement that was not made, or not yet.
+func settleError(err error) error {
+	var ended *ledger.TaskEndedError
+	switch {
+	case errors.As(err, &ended) && ended.As.State == ledger.Expired:
+		return &agent.Superseded{As: agent.Admitted{Replay: true, Ended: true, TaskID: ended.TaskID, Answer: ended.As.Answer,
+			FailureCode: ended.As.Failure, Receipt: agent.Receipt(ended.As.Receipt)}}
+	case errors.Is(err, context.DeadlineExceeded): // to settle again alike changes nothing
+		return fmt.Errorf("%w: %w", agent.ErrUnavailable, err)
+	}
+	return agentError(err)
 }
 
 // refusal is the answer to a task that was not admitted, in the words of package

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -44,6 +45,8 @@ type Watch struct {
 	log   Log
 	feed  *feed
 	wake  chan struct{} // one token: there is something to do
+	// newest is the sequence of the newest record that Follow has told of.
+	newest atomic.Int64
 
 	mu      sync.Mutex // guards what follows
 	engine  *sla.Engine
@@ -257,9 +260,9 @@ func (w *Watch) Probed(agentID, observer string, state sla.State, at time.Time) 
 	w.tell(Input{Kind: kindProbe, Agent: agentID, Observer: observer, State: state, ProbedAt: sla.InstantOf(at)})
 }
 
-// Committed is for ledger.Options: there are new records. It does not block.
-func (w *Watch) Committed(b ledger.Batch) {
-	if len(b.Records) > 0 {
+// Follow takes what the log has gained: there may be new records. It does not block.
+func (w *Watch) Follow(news ledger.News) {
+	if w.newest.Swap(news.Records) != news.Records {
 		w.Wake()
 	}
 }

@@ -71,7 +71,11 @@ func (s *stage) start() {
 	if s.watch, err = slawatch.Open(s.t.Context(), s.store, s.store, slawatch.Options{Policy: s.policy, Now: s.time}); err != nil {
 		s.t.Fatal(err)
 	}
-	s.ledger, err = ledger.Open(s.t.Context(), s.store, ledger.Options{Origin: "urn:asap:agent:node", Operator: "urn:asap:agent:node", Now: s.time, Committed: s.watch.Committed})
+	s.ledger, err = ledger.Open(s.t.Context(), s.store, ledger.Options{Origin: "urn:asap:agent:node", Operator: "urn:asap:agent:node", Now: s.time, Committed: func(b ledger.Batch) {
+		if n := len(b.Records); n > 0 {
+			s.watch.Follow(ledger.News{Records: b.Records[n-1].Sequence})
+		}
+	}})
 	if err != nil {
 		s.t.Fatal(err)
 	}
