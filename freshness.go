@@ -89,11 +89,8 @@ func (e *Envelope) DuplicateNonce(nonce string) *Error {
 }
 
 func (e *Envelope) nonceError(message, nonce string) *Error {
-	if len(nonce) > maxNonceQuoted {
-		nonce = nonce[:maxNonceQuoted]
-	}
 	d := append([]byte(nil), `{"nonce":`...)
-	d = appendString(d, nonce)
+	d = appendString(d, cut(nonce, maxNonceQuoted))
 	d = append(d, `,"envelope_id":`...)
 	d = appendString(d, string(e.ID))
 	return &Error{Code: CodeInvalidNonce, Message: message, Details: append(d, '}')}

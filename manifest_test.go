@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -427,5 +428,30 @@ func TestLenientBase64(t *testing.T) {
 		if got, err := decodeLenientBase64(text); err == nil {
 			t.Errorf("%q decoded to %q", text, got)
 		}
+	}
+}
+
+// The name of an unknown member is cut between two characters.
+func TestUnknownMemberIsCutBetweenCharacters(t *testing.T) {
+	for _, name := range []string{strings.Repeat("é", 80), "x" + strings.Repeat("é", 80), "0" + strings.Repeat("\U00010000", 30)} {
+		_, err := ParseManifest([]byte(`{"` + name + `":1}`))
+		var invalid *ValidationError
+		if !errors.As(err, &invalid) {
+			t.Fatal(err)
+		}
+		for _, issue := range invalid.Issues {
+			for _, part := range issue.Loc {
+				if !utf8.ValidString(part) || len(part) > 64 {
+					t.Errorf("location %q", part)
+				}
+			}
+		}
+		if text := string(invalid.AppendJSON(nil)); strings.ContainsRune(text, '\ufffd') {
+			t.Errorf("%s", text)
+		}
+	}
+	e := &Envelope{ID: "e"}
+	if refusal := e.DuplicateNonce("x" + strings.Repeat("é", 80)); strings.ContainsRune(string(refusal.Details), '\ufffd') {
+		t.Errorf("%s", refusal.Details)
 	}
 }

@@ -3,6 +3,7 @@ package asap
 import (
 	"slices"
 	"strconv"
+	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -136,14 +137,23 @@ func (m *model) index(name []byte) int {
 }
 
 // finish reports the unknown members. A member's name is the sender's text; it
-// is cut at 64 bytes so that an error stays small.
+// is cut to 64 bytes so that an error stays small.
 func (o *object) finish() {
 	for _, name := range o.extra {
-		if len(name) > 64 {
-			name = name[:64]
-		}
+		name = cut(name, 64)
 		o.issues.add(o.at, name, "extra_forbidden", "Extra inputs are not permitted")
 	}
+}
+
+// cut returns the first most bytes of a text at most, and no part of a character.
+func cut(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	for most > 0 && !utf8.RuneStart(text[most]) {
+		most--
+	}
+	return text[:most]
 }
 
 func (o *object) fail(i int, typ, msg string) { o.issues.add(o.at, o.model.fields[i].name, typ, msg) }

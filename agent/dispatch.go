@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"time"
+	"unicode/utf8"
 
 	asap "github.com/asap-protocol/asap-go"
 	"github.com/asap-protocol/asap-go/delegation"
@@ -351,9 +352,12 @@ func authRefusal(e *asap.Error) error {
 
 // clip keeps an error small that repeats what a stranger sent.
 func clip(s string) string {
-	const most = 128
+	most := 128
 	if len(s) <= most {
 		return s
+	}
+	for most > 0 && !utf8.RuneStart(s[most]) { // no part of a character
+		most--
 	}
 	return s[:most] + "..."
 }

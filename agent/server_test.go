@@ -108,6 +108,7 @@ func TestBadInput(t *testing.T) {
 		{"long nonce", request("e6", "echo", `,"extensions":{"nonce":"`+strings.Repeat("n", 300)+`"}`), nil, 200, invalid(-32602, "asap:protocol/invalid_nonce")},
 		{"unknown method", strings.Replace(good, "asap.send", "asap.receive", 1), nil, 200, `{"error":{"code":-32601,"data":{"method":"asap.receive"}}}`},
 		{"unknown skill", request("e7", "fly", ""), nil, 200, invalid(-32601, "skill_unknown")},
+		{"long skill in two bytes a letter", request("e7a", strings.Repeat("a", 127)+"é", ""), nil, 200, fmt.Sprintf(`{"error":{"code":-32601,"data":{"skill_id":%q}}}`, strings.Repeat("a", 127)+"...")},
 		{"skill of the wrong case", request("e8", "Echo", ""), nil, 200, invalid(-32601, "skill_unknown")},
 		{"wrong sender", request("e9", "echo", ""), []string{"Authorization", "other"}, 200, `{"error":{"code":-32602,"data":{"code":"sender_mismatch","status_code":403}}}`},
 		{"bad credentials", request("e10", "echo", ""), []string{"Authorization", "forged"}, 200, `{"error":{"code":-32600,"data":{"error":"Invalid authentication token","code":"unauthenticated","status_code":401}}}`},

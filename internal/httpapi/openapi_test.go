@@ -2,7 +2,9 @@ package httpapi
 
 import (
 	"slices"
+	"strings"
 	"testing"
+	"unicode/utf8"
 
 	asap "github.com/asap-protocol/asap-go"
 )
@@ -117,4 +119,24 @@ func TestVerifyDelegationReadsItsForm(t *testing.T) {
 	n.post("/delegations", "null").refuses(403, asap.CodeForbidden) // the operator delegates nothing
 	n.do("urn:asap:agent:a", "POST", "/delegations", "null").refuses(422, asap.CodeValidation)
 	n.post("/delegations/verify", `{"token":"x","at":1.0}`).refuses(503, asap.CodeDelegationStateUnavailable) // as far as this node goes
+}
+
+// What schemathesis found: the name of an unknown member, cut in the middle of a
+// character, brought the answer down.
+func TestRefusalsThatRepeatWhatWasSent(t *testing.T) {
+	n := newNode(t, nil)
+	for _, name := range []string{strings.Repeat("é", 80), "x" + strings.Repeat("é", 80), "0" + strings.Repeat("\U00010000", 30), strings.Repeat("a", 500)} {
+		body := `{"manifest":{"` + name + `":null},"signature":{"alg":"ed25519","signature":""}}`
+		n.do("operator", "PUT", "/registry/agents/urn:asap:agent:a", body).refuses(422, asap.CodeValidation)
+	}
+	for _, c := range [][2]string{
+		{"GET", "/usage?agent=%FF&agent_id=%FE"}, {"GET", "/usage/aggregate?group_by=%FF"}, {"GET", "/usage/aggregate?group_by=day&tz=%FF"}, {"GET", "/usage?cursor=%FF"},
+		{"GET", "/usage?start=%FF"}, {"GET", "/registry/agents/%FF"}, {"GET", "/registry/agents?sort=%FF"}, {"GET", "/registry/agents?min_availability=%FF"},
+		{"GET", "/usage/%FF"}, {"GET", "/delegations/%FF"}, {"GET", "/audit/logs/%FF"}, {"GET", "/sla?window=%FF"}, {"DELETE", "/delegations/x?issuer=%FF"}, {"GET", "/usage?%zz"},
+	} {
+		got := n.do("operator", c[0], c[1], "")
+		if got.Code < 400 || got.Code >= 500 || got.Header().Get("Content-Type") != "application/problem+json" || !utf8.Valid(got.Body.Bytes()) {
+			t.Errorf("%s %s: %d %s", c[0], c[1], got.Code, got.Body)
+		}
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 
 	asap "github.com/asap-protocol/asap-go"
 	"github.com/asap-protocol/asap-go/audit"
@@ -205,7 +206,7 @@ func writeProblem(w http.ResponseWriter, p *problem) {
 	if p.retryAfterSeconds > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(p.retryAfterSeconds))
 	}
-	b, err := json.Marshal(p)
+	b, err := json.Marshal(p, jsontext.AllowInvalidUTF8(true)) // it may repeat what was sent
 	if err != nil {
 		panic("httpapi: a problem does not marshal: " + err.Error()) // only texts and numbers
 	}
