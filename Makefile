@@ -133,7 +133,7 @@ $(VENV)/installed: interop/requirements.txt
 	@touch $@
 
 .PHONY: check
-check: lint tidy-check test race modules interop postgres hostile ## what CI runs: format, linters, go.mod, tests, race detector, nested modules, the Python release, our OpenAPI document, PostgreSQL, hostile input, a short run of every fuzz target
+check: lint tidy-check test race modules interop openapi postgres hostile ## what CI runs: format, linters, go.mod, tests, race detector, nested modules, the Python release, our OpenAPI document, PostgreSQL, hostile input, a short run of every fuzz target
 	$(MAKE) --no-print-directory fuzz FUZZTIME=10000x
 
 .PHONY: version
