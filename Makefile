@@ -90,6 +90,10 @@ fuzz: ## run every fuzz target for FUZZTIME (100000x each)
 		done; \
 	done
 
+.PHONY: docs
+docs: ## write docs/reference anew from the code
+	UPDATE_DOCS=1 $(GO) test -count=1 -run TestReference ./cmd/asap
+
 .PHONY: bench
 bench: ## measure every row of docs/benchmarks.md beside its peers, in 25 minutes, and write the page (BENCH="-quick", BENCH="-rows P1,P5")
 	@cd bench && $(GO) run . $(BENCH)
