@@ -31,7 +31,11 @@ const (
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childData); dir != "" {
-		if err := runChild(dir); err != nil {
+		run := runChild
+		if clock := os.Getenv(childClock); clock != "" {
+			run = func(dir string) error { return runWatchedChild(dir, clock) }
+		}
+		if err := run(dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

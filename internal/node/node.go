@@ -48,6 +48,15 @@ type Options struct {
 	Log io.Writer
 	// Now is the clock; nil for the system's.
 	Now func() time.Time
+
+	// checkpoints is how often service levels are stored, and how many agents at
+	// once; zero for what is usual.
+	checkpoints checkpoints
+}
+
+type checkpoints struct {
+	every  time.Duration
+	agents int
 }
 
 // Node is one running process that hosts agents.
@@ -76,6 +85,8 @@ type Node struct {
 	auditKeys audit.Keys // the node's own
 	auditKeep *atomic.Pointer[AuditConfig]
 	sealer    *auditlog.Sealer
+
+	checkpoints checkpoints
 
 	hosted   []*agent.Agent
 	agents   *agent.Server
@@ -110,7 +121,7 @@ func Open(ctx context.Context, config Config, o Options) (_ *Node, err error) {
 		o.Now = time.Now
 	}
 	n := &Node{
-		config: config, level: new(slog.LevelVar),
+		config: config, level: new(slog.LevelVar), checkpoints: o.checkpoints,
 		prices: new(atomic.Pointer[metering.PriceBook]), keep: new(atomic.Pointer[MeteringConfig]), auditKeep: new(atomic.Pointer[AuditConfig]),
 		meters: newMeters(),
 	}

@@ -60,7 +60,7 @@ func (n *Node) openWatch(ctx context.Context) error {
 		return fmt.Errorf("%w: sla.webhook_secret: %w", ErrConfig, err)
 	}
 	n.watch, err = slawatch.Open(ctx, n.store, n.store, slawatch.Options{
-		Policy: policy, ProbeInterval: time.Duration(n.config.SLA.ProbeInterval), Now: n.now, Log: n.log,
+		Policy: policy, ProbeInterval: time.Duration(n.config.SLA.ProbeInterval), Now: n.now, Log: n.log, CheckpointEvery: n.checkpoints.every, CheckpointAgents: n.checkpoints.agents,
 	})
 	return err
 }

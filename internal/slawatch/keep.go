@@ -25,9 +25,6 @@ type sweep struct {
 	took      time.Duration
 }
 
-// agentsAtOnce is how many agents are stored in one transaction.
-const agentsAtOnce = 128
-
 // keep stores the next part of the state. more tells that the checkpoint is not
 // complete with it. Nothing is stored while something is still to be recorded: it
 // would be forgotten with the journal.
@@ -41,7 +38,7 @@ func (w *Watch) keep(ctx context.Context) (more bool, err error) {
 	if w.sweep == nil {
 		w.sweep = w.begin()
 	}
-	n := min(w.sweep.left, agentsAtOnce)
+	n := min(w.sweep.left, w.opts.CheckpointAgents)
 	c := &Checkpoint{Position: w.stored, Journal: w.seq, Agents: w.engine.TakeChanged(n)}
 	for i := range c.Agents {
 		c.Agents[i].Mark = w.seq

@@ -26,6 +26,8 @@ type Options struct {
 	// CheckpointEvery is how often the state is stored; 0 means every minute. It
 	// takes at most a twentieth of the time.
 	CheckpointEvery time.Duration
+	// CheckpointAgents is how many agents are stored in one transaction; 0 means 128.
+	CheckpointAgents int
 	// Now is the clock. Required.
 	Now func() time.Time
 	Log *slog.Logger
@@ -95,6 +97,9 @@ func Open(ctx context.Context, store Store, log Log, o Options) (*Watch, error) 
 	}
 	if o.CheckpointEvery == 0 {
 		o.CheckpointEvery = time.Minute
+	}
+	if o.CheckpointAgents == 0 {
+		o.CheckpointAgents = 128
 	}
 	// Results come as soon as they are known.
 	o.Policy.LateProbes = min(o.Policy.LateProbes, lateProbes)
