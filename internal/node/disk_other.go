@@ -4,6 +4,9 @@ package node
 
 import "errors"
 
+// readOnly is known on Unix systems only.
+func readOnly(string) (bool, error) { return false, errors.ErrUnsupported }
+
 // openFiles is known on Unix systems only.
 func openFiles() uint64 { return 0 }
 

@@ -4,6 +4,15 @@ package node
 
 import "golang.org/x/sys/unix"
 
+// readOnly tells whether the file system of path takes no writes.
+func readOnly(path string) (bool, error) {
+	var s unix.Statfs_t
+	if err := unix.Statfs(path, &s); err != nil {
+		return false, err
+	}
+	return s.Flags&1 != 0, nil // ST_RDONLY, on Linux and the BSDs alike
+}
+
 // openFiles returns how many files this process may have open; 0 if nobody knows.
 func openFiles() uint64 {
 	var limit unix.Rlimit

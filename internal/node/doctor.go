@@ -42,7 +42,7 @@ const lowDiskBytes = 512 << 20
 // directory of a configuration, without changing any of it. A node may be
 // serving from it.
 func Diagnose(ctx context.Context, c Config, now time.Time) []Finding {
-	d := &doctor{config: c, now: now}
+	d := &doctor{config: c, now: now, on: disk{freeBytes, readOnly}}
 	d.directory()
 	if c.NodeKey != "" {
 		_, err := c.key(true)
@@ -64,8 +64,9 @@ func Diagnose(ctx context.Context, c Config, now time.Time) []Finding {
 	}
 	d.keys()
 	d.certificate()
-	d.disk()
+	d.room()
 	d.ledger(ctx)
+	d.upstreams(ctx)
 	d.running(ctx)
 	return d.findings
 }
@@ -73,6 +74,7 @@ func Diagnose(ctx context.Context, c Config, now time.Time) []Finding {
 type doctor struct {
 	config   Config
 	now      time.Time
+	on       disk
 	trust    *x509.Certificate // the node's own, if it serves TLS
 	findings []Finding
 }
@@ -161,18 +163,6 @@ func (d *doctor) certificate() {
 	d.trust = certs.inUse.Certificates[0].Leaf
 }
 
-func (d *doctor) disk() {
-	free, err := freeBytes(d.config.Data)
-	switch {
-	case err != nil:
-		d.say("disk", Warn, "free space is not known: %v", err)
-	case free < lowDiskBytes:
-		d.say("disk", Fail, "%d MiB are free; without room the ledger takes no task", free>>20)
-	default:
-		d.say("disk", OK, "%d MiB free", free>>20)
-	}
-}
-
 // ledger reads the store as an auditor would: schema, chain, holds, clock.
 func (d *doctor) ledger(ctx context.Context) {
 	path, err := d.config.StorePath()
@@ -191,6 +181,7 @@ func (d *doctor) ledger(ctx context.Context) {
 	} else {
 		d.say("ledger", OK, "schema up to date, %d usage records", stats.Records)
 	}
+	d.pages(ctx, store)
 	d.chain(ctx, store)
 	switch held, oldest, err := store.Holds(ctx); {
 	case err != nil:

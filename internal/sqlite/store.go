@@ -138,6 +138,9 @@ func OpenReadOnly(ctx context.Context, path string, o Options) (*Store, error) {
 	if err == nil && applied < len(steps) {
 		err = fmt.Errorf("%s has an older schema (step %d of %d); start the node once to bring it up to date", abs, applied, len(steps))
 	}
+	if code(err) != 0 {
+		err = explain(abs, err)
+	}
 	if err = errors.Join(err, c.close()); err != nil {
 		return nil, err
 	}
