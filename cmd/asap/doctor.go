@@ -14,9 +14,9 @@ func (a *app) doctorCommand() *cobra.Command {
 		Use:   "doctor",
 		Short: "Check a data directory and the node that serves from it; the output is safe to share",
 		Long: `doctor looks at the data directory, the modes of secret files, free disk space,
-the ledger's schema, pages and audit chain, held tasks, the clock, what the node has
-to reach, and the running node,
-and changes nothing. It ends with status 1 if any check failed.`,
+the ledger's schema, pages and audit chain, held tasks, the clock, what the node
+has to reach, and the running node, and changes nothing. It ends with status 1 if
+any check failed.`,
 		Args: cobra.NoArgs,
 		RunE: work(func(cmd *cobra.Command, _ []string) error {
 			config, err := a.load(&flags)
