@@ -37,6 +37,7 @@ type feed struct {
 	// Those who listen to what is new: to all agents, or to some.
 	all     map[*subscriber]struct{}
 	byAgent map[string]map[*subscriber]struct{}
+	hooked  func() bool                // hooks are told: by one node only
 	wakes   map[chan struct{}]struct{} // of those who read the log: one token, there is something new
 	hooks   []*hookQueue
 	running bool
@@ -45,7 +46,7 @@ type feed struct {
 
 func newFeed(log Log) *feed {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &feed{log: log, ctx: ctx, cancel: cancel, last: -1, all: map[*subscriber]struct{}{}, byAgent: map[string]map[*subscriber]struct{}{}, wakes: map[chan struct{}]struct{}{}}
+	return &feed{hooked: func() bool { return true }, log: log, ctx: ctx, cancel: cancel, last: -1, all: map[*subscriber]struct{}{}, byAgent: map[string]map[*subscriber]struct{}{}, wakes: map[chan struct{}]struct{}{}}
 }
 
 // load finds where the log ends.
@@ -106,8 +107,10 @@ func (f *feed) tell(t *told) {
 	for s := range f.byAgent[t.event.Breach.AgentID] {
 		s.offer(t)
 	}
-	for _, h := range f.hooks {
-		h.offer(t.event)
+	if f.hooked() {
+		for _, h := range f.hooks {
+			h.offer(t.event)
+		}
 	}
 }
 

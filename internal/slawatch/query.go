@@ -16,6 +16,9 @@ var ErrUnknownAgent = errors.New("the agent is not known")
 // catchUp moves the engine to the present, so that what is told is of now. The
 // caller holds mu.
 func (w *Watch) catchUp() error {
+	if w.shared() { // all nodes answer as of the journal
+		return w.broken
+	}
 	had := len(w.pending)
 	err := w.advance(sla.InstantOf(w.opts.Now()))
 	if len(w.pending) > had {

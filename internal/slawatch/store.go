@@ -19,6 +19,7 @@ const (
 	kindExclude  = "maintenance"
 	kindInclude  = "maintenance_withdrawn"
 	kindTasks    = "tasks"
+	kindTime     = "time" // has passed
 )
 
 // Input is one thing the engine is told. At is the instant at which it is.

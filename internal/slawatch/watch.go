@@ -28,6 +28,15 @@ type Options struct {
 	CheckpointEvery time.Duration
 	// CheckpointAgents is how many agents are stored in one transaction; 0 means 128.
 	CheckpointAgents int
+	// Shared tells whether other nodes judge by the same store; nil: never. It says
+	// the same from the first call on.
+	Shared func() bool
+	// Leads tells whether this node, of those that share the store, is the one that
+	// journals what the ledger, the prober and time bring, and stores the state.
+	Leads func() bool
+	// Led is called when this node begins to lead: it is to be told again, by SetAgent
+	// and KeepAgents, which agents there are. While it does not lead it ignores that.
+	Led func()
 	// Now is the clock. Required.
 	Now func() time.Time
 	Log *slog.Logger
@@ -49,6 +58,10 @@ type Watch struct {
 	wake  chan struct{} // one token: there is something to do
 	// newest is the sequence of the newest record that Follow has told of.
 	newest atomic.Int64
+	// news tells that the log has changes of breaches which were not told yet.
+	news atomic.Bool
+	// leading tells that the watch of several that share a store leads.
+	leading atomic.Bool
 
 	mu      sync.Mutex // guards what follows
 	engine  *sla.Engine
@@ -106,25 +119,36 @@ func Open(ctx context.Context, store Store, log Log, o Options) (*Watch, error) 
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	saved, err := store.LoadSLA(ctx)
-	if err != nil {
+	w := &Watch{opts: o, store: store, log: log, feed: newFeed(log), wake: make(chan struct{}, 1)}
+	if err := w.load(ctx); err != nil {
 		return nil, err
 	}
-	w := &Watch{
-		opts: o, store: store, log: log, feed: newFeed(log), wake: make(chan struct{}, 1), buckets: newBuckets(store),
-		known: map[string]agentFacts{}, seenStored: map[sla.Instant]int{}, stored: saved.Position, hasState: saved.Known,
-		seq: saved.Position.Input, records: saved.Position.Records,
+	if err := w.feed.load(ctx); err != nil {
+		return nil, err
 	}
+	w.feed.hooked = w.decides
+	w.engine.Notice = func(e sla.Event) { w.notices = append(w.notices, e) }
+	return w, nil
+}
+
+// load makes what the watch knows of what its store holds.
+func (w *Watch) load(ctx context.Context) error {
+	saved, err := w.store.LoadSLA(ctx)
+	if err != nil {
+		return err
+	}
+	w.buckets, w.known, w.seenStored = newBuckets(w.store), map[string]agentFacts{}, map[sla.Instant]int{}
+	w.stored, w.hasState, w.seq, w.records = saved.Position, saved.Known, saved.Position.Input, saved.Position.Records
 	if saved.Known {
 		w.present = saved.Position.At
-		w.engine, err = sla.Restore(o.Policy, w.buckets, sla.Snapshot{Now: saved.Position.At, Agents: saved.Agents, Seen: saved.Seen})
+		w.engine, err = sla.Restore(w.opts.Policy, w.buckets, sla.Snapshot{Now: saved.Position.At, Agents: saved.Agents, Seen: saved.Seen})
 	} else {
-		w.stored.At = sla.InstantOf(o.Now())
+		w.stored.At = sla.InstantOf(w.opts.Now())
 		w.present = w.stored.At
-		w.engine, err = sla.NewEngine(o.Policy, w.buckets)
+		w.engine, err = sla.NewEngine(w.opts.Policy, w.buckets)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("restore service levels: %w", err)
+		return fmt.Errorf("restore service levels: %w", err)
 	}
 	for i := range saved.Agents {
 		a := &saved.Agents[i]
@@ -144,7 +168,7 @@ func Open(ctx context.Context, store Store, log Log, o Options) (*Watch, error) 
 	for i := range saved.Inputs {
 		in := &saved.Inputs[i]
 		if err := w.apply(ctx, in); err != nil {
-			return nil, fmt.Errorf("go through what became known after %s: %w", saved.Position.At, err)
+			return fmt.Errorf("go through what became known after %s: %w", saved.Position.At, err)
 		}
 		if in.Seq > w.marks[in.Agent] {
 			w.remember(in)
@@ -153,14 +177,10 @@ func Open(ctx context.Context, store Store, log Log, o Options) (*Watch, error) 
 	w.marks = nil
 	for i := range saved.Agents { // nobody is told anything that lies before what he knows
 		if err := w.advance(saved.Agents[i].AsOf); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	if err := w.feed.load(ctx); err != nil {
-		return nil, err
-	}
-	w.engine.Notice = func(e sla.Event) { w.notices = append(w.notices, e) }
-	return w, nil
+	return nil
 }
 
 // promiseText is a promise in one spelling; nothing promised is "".
@@ -209,6 +229,9 @@ type Agent struct {
 
 // SetAgent makes an agent be watched, or changes what is known of it.
 func (w *Watch) SetAgent(a Agent) {
+	if !w.decides() {
+		return
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	facts, known := w.known[a.ID]
@@ -226,6 +249,9 @@ func (w *Watch) SetAgent(a Agent) {
 
 // RemoveAgent ends the watch over an agent.
 func (w *Watch) RemoveAgent(id string) {
+	if !w.decides() {
+		return
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if _, known := w.known[id]; known {
@@ -235,6 +261,9 @@ func (w *Watch) RemoveAgent(id string) {
 
 // KeepAgents removes every agent that is not among ids.
 func (w *Watch) KeepAgents(ids []string) {
+	if !w.decides() {
+		return
+	}
 	keep := make(map[string]bool, len(ids))
 	for _, id := range ids {
 		keep[id] = true
@@ -257,6 +286,9 @@ func (w *Watch) tell(in Input) {
 
 // Probed takes the result of a probe that was made at an instant.
 func (w *Watch) Probed(agentID, observer string, state sla.State, at time.Time) {
+	if !w.decides() {
+		return
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if _, known := w.known[agentID]; !known || len(w.queue) >= maxQueue {
@@ -267,6 +299,10 @@ func (w *Watch) Probed(agentID, observer string, state sla.State, at time.Time) 
 
 // Follow takes what the log has gained: there may be new records. It does not block.
 func (w *Watch) Follow(news ledger.News) {
+	if news.Breaches && w.shared() {
+		w.news.Store(true)
+		w.Wake()
+	}
 	if w.newest.Swap(news.Records) != news.Records {
 		w.Wake()
 	}
@@ -316,6 +352,9 @@ func (w *Watch) Run(ctx context.Context, to Recorder) error {
 			break
 		}
 	}
+	if !w.decides() {
+		return nil
+	}
 	// What is left is taken up by the next Open in any case.
 	if err := w.keepAll(context.WithoutCancel(ctx)); err != nil {
 		w.opts.Log.Warn("service levels were not stored at the end, they are worked out again at the next start", "error", err)
@@ -346,6 +385,9 @@ func (w *Watch) wait(ctx context.Context, afterError bool) {
 	}
 	w.mu.Lock()
 	rest := lookEvery
+	if !w.decides() {
+		rest = followEvery
+	}
 	if due, ok := w.engine.NextDue(); ok {
 		rest = min(rest, max(due.Time().Sub(w.opts.Now()), 0))
 	}
@@ -364,20 +406,32 @@ func (w *Watch) step(ctx context.Context, to Recorder) (more bool, err error) {
 	if err := w.failed(); err != nil {
 		return false, err
 	}
-	if !w.hasState { // from now on, nothing that the ledger commits is left out
-		if err := w.store.CheckpointSLA(ctx, &Checkpoint{Position: w.stored}); err != nil {
+	if w.shared() {
+		if err := w.follow(ctx); err != nil {
+			return false, err
+		}
+	}
+	decides := w.decides()
+	if decides && !w.hasState { // from now on, nothing that the ledger commits is left out
+		if err := w.store.CheckpointSLA(ctx, &Checkpoint{Position: w.stored, Journal: w.journaled()}); err != nil {
 			return false, err
 		}
 		w.hasState = true
 	}
-	ends, last, err := w.store.TaskEnds(ctx, w.taken(), 0, endsAtOnce)
-	if err != nil {
-		return false, err
+	var ends []TaskEnd
+	last := w.taken()
+	if decides {
+		if ends, last, err = w.store.TaskEnds(ctx, last, 0, endsAtOnce); err != nil {
+			return false, err
+		}
 	}
 	inputs := w.take(ends, last)
 	if len(inputs) > 0 {
 		if err := w.store.JournalSLA(ctx, inputs); err != nil {
 			w.giveBack(inputs)
+			if errors.Is(err, ErrFenced) && w.shared() { // another node was first: its inputs come first
+				return true, nil
+			}
 			return false, err
 		}
 	}
@@ -394,11 +448,14 @@ func (w *Watch) step(ctx context.Context, to Recorder) (more bool, err error) {
 		}
 	}
 	if err == nil {
-		err = w.advance(sla.InstantOf(w.opts.Now()))
+		err = w.advance(w.until(inputs))
 	}
 	w.mu.Unlock()
 	if err != nil {
 		return false, err
+	}
+	if !decides {
+		return false, w.overhear(ctx)
 	}
 	if err := w.record(ctx, to); err != nil {
 		return false, err
@@ -429,6 +486,9 @@ func (w *Watch) take(ends []TaskEnd, last int64) []Input {
 			inputs = append(inputs, Input{Kind: kindTasks, From: w.records + 1, To: last})
 		}
 		w.records = last
+	}
+	if len(inputs) == 0 && w.ticks() {
+		inputs = append(inputs, Input{Kind: kindTime})
 	}
 	if len(inputs) == 0 {
 		return nil
@@ -497,6 +557,8 @@ func (w *Watch) apply(ctx context.Context, in *Input) error {
 		events, err = w.engine.Exclude(in.At, in.Agent, *in.Exclusion)
 	case kindInclude:
 		events, err = w.engine.Unexclude(in.At, in.Agent, in.Exclusion.ID)
+	case kindTime:
+		events, err = w.engine.Advance(in.At)
 	case kindTasks:
 		for after := in.From - 1; after < in.To; {
 			ends, last, err := w.store.TaskEnds(ctx, after, in.To, endsAtOnce)
@@ -575,7 +637,7 @@ func (w *Watch) record(ctx context.Context, to Recorder) error {
 		w.mu.Unlock()
 		if len(events) == 0 {
 			w.feed.notify(notices)
-			return nil
+			return w.tellNews(ctx)
 		}
 		changes, err := to.RecordBreaches(ctx, events)
 		if err != nil {
@@ -584,6 +646,10 @@ func (w *Watch) record(ctx context.Context, to Recorder) error {
 		w.mu.Lock()
 		w.pending = slices.Clone(w.pending[len(events):])
 		w.mu.Unlock()
+		if w.shared() { // what others have recorded comes before
+			w.news.Store(true)
+			continue
+		}
 		w.feed.publish(changes)
 	}
 }
