@@ -140,3 +140,34 @@ func TestResultsAreKept(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The logs beside P11 take entries from many at once and verify.
+func TestEvidenceLogs(t *testing.T) {
+	b := &bench{quick: true}
+	entries := make([][]byte, 200)
+	for i := range entries {
+		entries[i] = entryOf(i)
+	}
+	for name, open := range map[string]func(context.Context, string) (*evidenceLog, error){"ours": openOwn, "tessera": openTessera, "immudb": openImmudb} {
+		rate, ratio, err := b.appendAndVerify(t.Context(), open, entries)
+		if err != nil || rate <= 0 || (ratio > 0) != (name != "ours") {
+			t.Errorf("%s: %v, %v, %v", name, rate, ratio, err)
+		}
+	}
+}
+
+// What go test -bench prints is read: names without the number of processors,
+// all units, every run.
+func TestParseMetrics(t *testing.T) {
+	m := parseMetrics([]byte("goos: linux\nBenchmarkX/a=1,b-2 \t 100\t 12.5 ns/op\t 3 x-floor\nBenchmarkX/a=1,b-2 \t 100\t 7.5 ns/op\t 5 x-floor\nBenchmarkY-16 1 0 ns/op 1e3 /s\nPASS\nok \tx\t1s\n"))
+	v, err := m.medians("X/a=1,b", "ns/op", "x-floor")
+	if err != nil || v[0] != 12.5 || v[1] != 5 {
+		t.Error(v, err)
+	}
+	if rate, err := m.median("Y", "/s"); err != nil || rate != 1000 {
+		t.Error(rate, err)
+	}
+	if _, err := m.median("Y", "allocs/op"); err == nil {
+		t.Error("an absent metric is found")
+	}
+}
