@@ -140,6 +140,26 @@ $(VENV)/installed: interop/requirements.txt
 check: lint tidy-check test race modules interop openapi postgres hostile ## what CI runs: format, linters, go.mod, tests, race detector, nested modules, the Python release, our OpenAPI document, PostgreSQL, hostile input, a short run of every fuzz target
 	$(MAKE) --no-print-directory fuzz FUZZTIME=10000x
 
+.PHONY: sbom
+sbom: build ## write what is in ./asap into asap.cdx.json, as CycloneDX
+	@cd tools && $(GO) vet ./sbom && $(GO) test ./sbom
+	@(cd tools && $(GO) run ./sbom ../asap) >asap.cdx.json
+	@echo "asap.cdx.json: $$(grep -c '"purl"' asap.cdx.json) components"
+
+# The second build has another directory and an empty cache, so nothing of either can
+# be in the binary.
+.PHONY: reproducible
+reproducible: build ## build the binary again, elsewhere and from nothing, and compare the bytes
+	@scratch=$$(mktemp -d); trap 'chmod -R u+w "$$scratch"; rm -rf "$$scratch"' EXIT; mkdir "$$scratch/elsewhere"; \
+	tar -c --exclude=./.venv --exclude=./dist --exclude=./asap --exclude=./asap-data . | tar -x -C "$$scratch/elsewhere"; \
+	(cd "$$scratch/elsewhere" && CGO_ENABLED=0 GOCACHE="$$scratch/cache" $(GO) build -trimpath -o asap ./cmd/asap); \
+	cmp asap "$$scratch/elsewhere/asap" && sha256sum asap
+
+# VULNDB=file:///path is a copy of https://vuln.go.dev, for machines that do not reach it.
+.PHONY: vuln
+vuln: ## look for known vulnerabilities in what is built (needs the Go vulnerability database)
+	$(GO) tool -modfile=tools/vuln/go.mod govulncheck $(if $(VULNDB),-db $(VULNDB)) ./...
+
 .PHONY: version
 version: ## print the version
 	@echo $(VERSION)
@@ -153,6 +173,7 @@ release: ## build the release into dist/: static binaries of every platform, the
 		os=$${platform%/*} arch=$${platform#*/} suffix=; [ $$os != windows ] || suffix=.exe; \
 		echo "--- $$platform"; \
 		CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) build -trimpath -o dist/asap-$(VERSION)-$$os-$$arch$$suffix ./cmd/asap || exit 1; \
+		(cd tools && $(GO) run ./sbom ../dist/asap-$(VERSION)-$$os-$$arch$$suffix) >dist/asap-$(VERSION)-$$os-$$arch.cdx.json || exit 1; \
 	done
 	cd dist && sha256sum asap-* >SHA256SUMS
 	$(MAKE) --no-print-directory image
