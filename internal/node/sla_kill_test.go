@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,12 +74,20 @@ func runWatchedChild(dir, clock string) error {
 	if err != nil {
 		return err
 	}
+	self, err := os.FindProcess(os.Getpid())
+	if err != nil {
+		return err
+	}
+	var left atomic.Int64
+	left.Store(20 + rand.Int64N(400))
 	for range 4 {
-		go func() { // until the process is killed
+		go func() {
 			for {
 				if err := n.work(now); err != nil {
 					fmt.Fprintln(os.Stderr, err)
-					return
+				}
+				if left.Add(-1) == 0 {
+					_ = self.Kill() // SIGKILL, in the middle of whatever else goes on
 				}
 			}
 		}()
@@ -140,9 +149,10 @@ func TestServiceLevelsSurviveKills(t *testing.T) {
 	for range kills {
 		cmd := exec.CommandContext(t.Context(), os.Args[0])
 		cmd.Env = []string{childClock + "=" + strconv.FormatInt(began, 10)}
-		_, kill := runningChild(t, cmd, dir)
-		time.Sleep(time.Duration(50+rand.IntN(400)) * time.Millisecond) // the moment is random, nothing waits for it
-		kill()
+		runningChild(t, cmd, dir)
+		if err := cmd.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+			t.Fatalf("it ended with %v", err)
+		}
 	}
 	// One that is not killed takes up what was left, and stores it all.
 	if n, err = openWatched(dir, clock); err != nil {
