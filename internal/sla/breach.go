@@ -120,10 +120,31 @@ type tracker struct {
 	since    Instant // pending: start of the breach to be
 	due      Instant // pending: when it fires; resolving: when it ends
 	returned Instant // resolving: when the promise was kept again
+	breach   *Breach // firing and resolving
+	restless *restless
+}
+
+// restless is what few breaches have: that they came back, or stood still.
+type restless struct {
 	flapped  []Instant
 	digested Instant // when it was last told to be flapping
 	stale    bool    // it was told that the agent's state is not known
-	breach   *Breach // firing and resolving
+}
+
+// rests is what the breach has of that, or nothing.
+func (t *tracker) rests() restless {
+	if t.restless == nil {
+		return restless{}
+	}
+	return *t.restless
+}
+
+// unrest is what the breach has of that, to be changed.
+func (t *tracker) unrest() *restless {
+	if t.restless == nil {
+		t.restless = &restless{}
+	}
+	return t.restless
 }
 
 // subject is what a tracker is about, and how it is to judge.
@@ -141,8 +162,8 @@ type subject struct {
 // time has happened since the last look, and that the value moves without jumps.
 func (t *tracker) look(now Instant, v verdict, byTime bool, sub *subject, emit func(Event)) {
 	if v.frozen {
-		if v.unknown && t.breach != nil && !t.stale {
-			t.stale = true
+		if v.unknown && t.breach != nil && !t.rests().stale {
+			t.unrest().stale = true
 			emit(Event{now, Stale, *t.breach})
 		}
 		t.pause(now)
@@ -160,7 +181,9 @@ func (t *tracker) look(now Instant, v verdict, byTime bool, sub *subject, emit f
 		return
 	}
 	t.resume(now)
-	t.stale = false
+	if t.restless != nil {
+		t.restless.stale = false
+	}
 	crossed := now // when the value crossed the threshold, if it did
 	if byTime && t.steady {
 		crossed = now - 1
@@ -222,7 +245,7 @@ func (t *tracker) open(v verdict, sub *subject, emit func(Event)) {
 		severity = Critical
 	}
 	t.phase = phaseFiring
-	t.flapped, t.digested, t.stale = nil, 0, false
+	t.restless = nil
 	t.breach = &Breach{
 		ID:    breachID(sub.agent, sub.objective, sub.window, t.since),
 		Agent: sub.agent, Objective: sub.objective, Window: sub.window, Threshold: sub.promise.threshold(sub.objective),
@@ -264,13 +287,14 @@ func (t *tracker) escalate(crossed, now Instant, v verdict, emit func(Event)) {
 
 func (t *tracker) flap(at Instant, emit func(Event)) {
 	t.breach.Flaps++
-	t.flapped = append(t.flapped, at)
-	if len(t.flapped) > 5 {
-		t.flapped = t.flapped[1:]
+	r := t.unrest()
+	r.flapped = append(r.flapped, at)
+	if len(r.flapped) > 5 {
+		r.flapped = r.flapped[1:]
 	}
-	t.breach.Flapping = len(t.flapped) == 5 && t.flapped[4]-t.flapped[0] <= hour
-	if t.breach.Flapping && (t.digested == 0 || at-t.digested >= digestEvery) {
-		t.digested = at
+	t.breach.Flapping = len(r.flapped) == 5 && r.flapped[4]-r.flapped[0] <= hour
+	if t.breach.Flapping && (r.digested == 0 || at-r.digested >= digestEvery) {
+		r.digested = at
 		emit(Event{at, Digest, *t.breach})
 	}
 }

@@ -183,7 +183,8 @@ func (a *agent) snapshot(now Instant) AgentState {
 			if t.phase == phaseNoData && t.paused < 0 {
 				continue // as a new one
 			}
-			ts := TrackerState{objectives[o], Window(w), uint8(t.phase), t.steady, t.paused, t.since, t.due, t.returned, slices.Clone(t.flapped), t.digested, t.stale, nil}
+			r := t.rests()
+			ts := TrackerState{objectives[o], Window(w), uint8(t.phase), t.steady, t.paused, t.since, t.due, t.returned, slices.Clone(r.flapped), r.digested, r.stale, nil}
 			if t.breach != nil {
 				b := *t.breach
 				ts.Breach = &b
@@ -283,7 +284,10 @@ func restoreAgent(s *AgentState, p *Policy) (*agent, error) {
 		if o < 0 || t.Window >= windowCount || t.Phase > uint8(phaseResolving) || (t.Breach != nil) != (t.Phase >= uint8(phaseFiring)) {
 			return nil, fmt.Errorf("impossible state of %s", t.Objective)
 		}
-		a.trackers[o][t.Window] = tracker{phase(t.Phase), t.Steady, t.Paused, t.Since, t.Due, t.Returned, slices.Clone(t.Flapped), t.Digested, t.Stale, nil}
+		a.trackers[o][t.Window] = tracker{phase(t.Phase), t.Steady, t.Paused, t.Since, t.Due, t.Returned, nil, nil}
+		if len(t.Flapped) > 0 || t.Digested > 0 || t.Stale {
+			a.trackers[o][t.Window].restless = &restless{slices.Clone(t.Flapped), t.Digested, t.Stale}
+		}
 		if t.Breach != nil {
 			b := *t.Breach
 			a.trackers[o][t.Window].breach = &b

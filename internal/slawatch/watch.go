@@ -26,7 +26,7 @@ type Options struct {
 	// CheckpointEvery is how often the state is stored; 0 means every minute. It
 	// takes at most a twentieth of the time.
 	CheckpointEvery time.Duration
-	// CheckpointAgents is how many agents are stored in one transaction; 0 means 128.
+	// CheckpointAgents is how many agents are stored in one transaction; 0 means 64.
 	CheckpointAgents int
 	// Shared tells whether other nodes judge by the same store; nil: never. It says
 	// the same from the first call on.
@@ -112,7 +112,7 @@ func Open(ctx context.Context, store Store, log Log, o Options) (*Watch, error) 
 		o.CheckpointEvery = time.Minute
 	}
 	if o.CheckpointAgents == 0 {
-		o.CheckpointAgents = 128
+		o.CheckpointAgents = 64
 	}
 	// Results come as soon as they are known.
 	o.Policy.LateProbes = min(o.Policy.LateProbes, lateProbes)

@@ -154,7 +154,7 @@ func (s *stage) entries(kind string) []audit.Entry {
 	return list
 }
 
-func promise(t *testing.T, text string) *asap.SLADefinition {
+func promise(t testing.TB, text string) *asap.SLADefinition {
 	t.Helper()
 	def, err := asap.ParseSLADefinition([]byte(text))
 	if err != nil {
