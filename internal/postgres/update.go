@@ -263,7 +263,7 @@ func (t *tx) resolve(ctx context.Context, cause error) error {
 			return err
 		case found != version:
 			doubt = false
-			return fmt.Errorf("%w: %s: the connection was lost, and somebody else was first: %v", ledger.ErrUnavailable, s.name, cause)
+			return fmt.Errorf("%w: %s: the connection was lost, and somebody else was first: %w", ledger.ErrUnavailable, s.name, cause)
 		}
 		doubt = false
 		if err := t.queue(); err != nil {
