@@ -25,7 +25,7 @@ func (f *configFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.file, "config", "", "configuration file (default: ASAP_CONFIG, else asap.yaml if it is there)")
 	cmd.Flags().StringVar(&f.listen, "listen", "", "address and port to serve on")
 	cmd.Flags().StringVar(&f.data, "data", "", "data directory")
-	cmd.Flags().StringVar(&f.store, "store", "", "ledger: sqlite:PATH or memory:")
+	cmd.Flags().StringVar(&f.store, "store", "", "ledger: sqlite:PATH, postgres://USER@HOST/DATABASE, env:NAME or file:PATH that hold one of them, or memory:")
 	cmd.Flags().StringArrayVar(&f.set, "set", nil, "any other setting, as KEY=VALUE (asap config lists the keys)")
 }
 
@@ -131,6 +131,7 @@ func (a *app) configCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			c = c.Masked()
 			if a.json {
 				values := map[string]any{"agents": c.Agents, "metering.prices": c.Metering.Prices}
 				for _, s := range c.Settings() {

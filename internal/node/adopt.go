@@ -14,7 +14,6 @@ import (
 	"github.com/asap-protocol/asap-go/audit"
 	"github.com/asap-protocol/asap-go/internal/auditlog"
 	"github.com/asap-protocol/asap-go/internal/ledger"
-	"github.com/asap-protocol/asap-go/internal/sqlite"
 )
 
 // AdoptOptions are what an adoption is checked against besides the node's key.
@@ -57,15 +56,17 @@ func AdoptAudit(ctx context.Context, config Config, o AdoptOptions, now func() t
 }
 
 func adoptAudit(ctx context.Context, config Config, check auditlog.Check, now func() time.Time) (a auditlog.Adoption, err error) {
-	path, err := config.StorePath()
+	at, err := config.storePlace()
 	if err != nil {
 		return a, err
 	}
-	if path == "" {
+	if at.memory() {
 		return a, fmt.Errorf("%w: a store in memory has nothing to adopt", ErrConfig)
 	}
-	if _, err := os.Stat(path); err != nil {
-		return a, fmt.Errorf("open the ledger: %w", err)
+	if at.file != "" {
+		if _, err := os.Stat(at.file); err != nil {
+			return a, fmt.Errorf("open the ledger: %w", err)
+		}
 	}
 	key, err := config.key(true)
 	if err != nil {
@@ -78,11 +79,7 @@ func adoptAudit(ctx context.Context, config Config, check auditlog.Check, now fu
 	if check.Keys, err = audit.ParseKeys(vkey); err != nil {
 		return a, err
 	}
-	store, err := sqlite.Open(ctx, path, sqlite.Options{Now: now})
-	var locked *sqlite.LockedError
-	if errors.As(err, &locked) {
-		return a, fmt.Errorf("%w: %w", ErrInUse, err)
-	}
+	store, err := at.open(ctx, &config, now)
 	if err != nil {
 		return a, err
 	}
@@ -104,7 +101,7 @@ func adoptAudit(ctx context.Context, config Config, check auditlog.Check, now fu
 
 // appendOffline writes an entry where no node is running. What the last run left
 // behind is settled as at any start.
-func appendOffline(ctx context.Context, config Config, store *sqlite.Store, now func() time.Time, event audit.Event) error {
+func appendOffline(ctx context.Context, config Config, store Store, now func() time.Time, event audit.Event) error {
 	ids := asap.NewIDSource()
 	l, err := ledger.Open(ctx, store, ledger.Options{Origin: config.URN, Operator: asap.AgentURN(config.URN), Now: now,
 		LostAnswer: func(t *ledger.Task) []byte { return lostAnswer(t, ids, now()) }})

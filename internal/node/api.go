@@ -4,29 +4,34 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/http"
+	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	asap "github.com/asap-protocol/asap-go"
 	"github.com/asap-protocol/asap-go/internal/httpapi"
 	"github.com/asap-protocol/asap-go/internal/ledger"
 	"github.com/asap-protocol/asap-go/internal/metering"
-	"github.com/asap-protocol/asap-go/internal/sqlite"
 )
 
 // Reader serves the REST interface of a data directory without running a node:
 // everything that reads, to the person whose directory it is.
 type Reader struct {
-	store *sqlite.Store
+	store Store
 	api   http.Handler
 }
 
 // OpenReadOnly opens the ledger in a data directory, whether a node serves from
 // it or not, and changes nothing in it.
 func OpenReadOnly(ctx context.Context, dir string) (*Reader, error) {
-	store, err := sqlite.OpenReadOnly(ctx, filepath.Join(dir, LedgerFile), sqlite.Options{})
+	store, err := place{file: filepath.Join(dir, LedgerFile)}.openReadOnly(ctx)
+	if elsewhere, e := os.ReadFile(filepath.Join(dir, ElsewhereFile)); errors.Is(err, fs.ErrNotExist) && e == nil {
+		return nil, fmt.Errorf("the ledger of %s is not in it but in %s: ask the running node, with --node URL", dir, strings.TrimSpace(string(elsewhere)))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("no ledger can be read in %s: %w", dir, err)
 	}

@@ -20,7 +20,6 @@ import (
 	asap "github.com/asap-protocol/asap-go"
 	"github.com/asap-protocol/asap-go/audit"
 	"github.com/asap-protocol/asap-go/internal/auditlog"
-	"github.com/asap-protocol/asap-go/internal/sqlite"
 )
 
 // Files of the audit log in the data directory.
@@ -49,13 +48,13 @@ func (n *Node) openAudit(ctx context.Context) error {
 	if n.auditKeys, err = audit.ParseKeys(vkey); err != nil {
 		return err
 	}
-	path, err := n.config.StorePath()
+	at, err := n.config.storePlace()
 	if err != nil {
 		return err
 	}
 	var memory auditlog.Memory = &passingMemory{}
 	create := memory.(*passingMemory).create
-	if path != "" {
+	if !at.memory() {
 		file := audit.NewSignerFile(filepath.Join(n.config.Data, SignerFile))
 		memory, create = file, file.Create
 	}
@@ -275,7 +274,7 @@ func (n *Node) pruneAuditBefore(ctx context.Context, before time.Time, policy st
 }
 
 // openAuditLog is the audit log of a data directory that is only read.
-func openAuditLog(ctx context.Context, store *sqlite.Store, dir string) (*auditlog.Log, error) {
+func openAuditLog(ctx context.Context, store Store, dir string) (*auditlog.Log, error) {
 	memory := audit.NewSignerFile(filepath.Join(dir, SignerFile))
 	vkey := ReadVKey(dir)
 	origin, err := originOf(ctx, store, memory, vkey)
@@ -324,7 +323,7 @@ func originOf(ctx context.Context, store auditlog.Store, memory auditlog.Memory,
 
 // chain verifies the audit log as the command audit verify does, by the node's
 // own key, and compares the clock with the newest checkpoint's entry.
-func (d *doctor) chain(ctx context.Context, store *sqlite.Store) {
+func (d *doctor) chain(ctx context.Context, store Store) {
 	log, err := openAuditLog(ctx, store, d.config.Data)
 	if err != nil {
 		d.say("audit log", Fail, "cannot be verified: %v", err)

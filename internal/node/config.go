@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -24,7 +23,8 @@ type Config struct {
 	Listen     string           `yaml:"listen" doc:"address and port to serve on"`
 	PublicURL  string           `yaml:"public_url" doc:"URL that others reach the node at, for the manifests of its agents; empty means the listening address"`
 	Data       string           `yaml:"data" doc:"directory of the node's key, operator token and, with SQLite, its ledger"`
-	Store      string           `yaml:"store" doc:"where the ledger is: sqlite:PATH or memory: (development); empty means sqlite:asap.db in the data directory"`
+	Store      string           `yaml:"store" doc:"where the ledger is: sqlite:PATH, postgres://USER@HOST/DATABASE (as env:NAME or file:PATH if it holds a password) or memory: (development); empty means sqlite:asap.db in the data directory"`
+	Migrate    bool             `yaml:"migrate" doc:"bring the schema of a PostgreSQL store up to date at start; false leaves that to asap migrate up"`
 	URN        string           `yaml:"urn" doc:"the node's own name, an agent URN: it names the audit log, and tokens for this node are issued to it"`
 	NodeKey    string           `yaml:"node_key" doc:"the node's private key (PEM), as env:NAME or file:PATH, which nodes of one store share; empty means node.key in the data directory, made there at first"`
 	Operator   string           `yaml:"operator_token" doc:"the operator's bearer token, as env:NAME or file:PATH, which nodes of one store share; empty means operator.token in the data directory, made there at first"`
@@ -165,10 +165,11 @@ func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil
 // data in ./asap-data, one echo agent.
 func Defaults() Config {
 	return Config{
-		Listen: "127.0.0.1:8080",
-		Data:   "asap-data",
-		URN:    "urn:asap:agent:node",
-		Agents: []AgentConfig{{URN: "urn:asap:agent:echo", Name: "Echo", Kind: "echo"}},
+		Listen:  "127.0.0.1:8080",
+		Data:    "asap-data",
+		URN:     "urn:asap:agent:node",
+		Migrate: true,
+		Agents:  []AgentConfig{{URN: "urn:asap:agent:echo", Name: "Echo", Kind: "echo"}},
 		Limits: LimitsConfig{
 			RequestBytes: 10 << 20, RunningTasks: 1024, TaskTimeout: Duration(600 * time.Second),
 			RequestsBurst: 200, ShutdownDeadline: Duration(8 * time.Second),
@@ -298,27 +299,4 @@ func loopback(host string) bool {
 	}
 	ip, err := netip.ParseAddr(host)
 	return err == nil && ip.IsLoopback()
-}
-
-// StorePath returns the path of the SQLite file, or "" for a ledger in memory.
-func (c *Config) StorePath() (string, error) {
-	switch {
-	case c.Store == "":
-		return filepath.Join(c.Data, LedgerFile), nil
-	case c.Store == "memory:":
-		return "", nil
-	}
-	if path, ok := strings.CutPrefix(c.Store, "sqlite:"); ok && path != "" {
-		return path, nil
-	}
-	return "", fmt.Errorf("%w: store: %q is neither sqlite:PATH nor memory: (a ledger that is forgotten)", ErrConfig, redactStore(c.Store))
-}
-
-// redactStore hides what follows the scheme of an unknown store, since it may
-// hold a password.
-func redactStore(s string) string {
-	if scheme, _, ok := strings.Cut(s, ":"); ok {
-		return scheme + ":…"
-	}
-	return s
 }

@@ -23,7 +23,6 @@ import (
 	"github.com/asap-protocol/asap-go/internal/ledger"
 	"github.com/asap-protocol/asap-go/internal/metering"
 	"github.com/asap-protocol/asap-go/internal/notify"
-	"github.com/asap-protocol/asap-go/internal/sqlite"
 )
 
 // delegations judges, signs and revokes delegation tokens for both of the
@@ -35,7 +34,7 @@ type delegations struct {
 	signers  signers
 	roots    func(asap.AgentURN) bool
 	ledger   *ledger.Ledger
-	store    *sqlite.Store
+	store    Store
 	follower *notify.Follower
 	ids      *asap.IDSource
 	now      func() time.Time

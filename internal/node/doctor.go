@@ -15,7 +15,6 @@ import (
 
 	asap "github.com/asap-protocol/asap-go"
 	"github.com/asap-protocol/asap-go/internal/identity"
-	"github.com/asap-protocol/asap-go/internal/sqlite"
 )
 
 // Severity of a finding.
@@ -165,12 +164,15 @@ func (d *doctor) certificate() {
 
 // ledger reads the store as an auditor would: schema, chain, holds, clock.
 func (d *doctor) ledger(ctx context.Context) {
-	path, err := d.config.StorePath()
-	if err != nil || path == "" {
+	at, err := d.config.storePlace()
+	if err == nil && at.memory() {
 		d.say("ledger", OK, "in memory: there is nothing to look at")
 		return
 	}
-	store, err := sqlite.OpenReadOnly(ctx, path, sqlite.Options{})
+	var store Store
+	if err == nil {
+		store, err = at.openReadOnly(ctx)
+	}
 	if err != nil {
 		d.say("ledger", Fail, "%v", err)
 		return
@@ -179,7 +181,7 @@ func (d *doctor) ledger(ctx context.Context) {
 	if err != nil {
 		d.say("ledger", Fail, "%v", err)
 	} else {
-		d.say("ledger", OK, "schema up to date, %d usage records", stats.Records)
+		d.say("ledger", OK, "%s, schema up to date, %d usage records", store.Path(), stats.Records)
 	}
 	d.pages(ctx, store)
 	d.chain(ctx, store)

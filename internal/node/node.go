@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -35,7 +34,6 @@ import (
 	"github.com/asap-protocol/asap-go/internal/prober"
 	"github.com/asap-protocol/asap-go/internal/registry"
 	"github.com/asap-protocol/asap-go/internal/slawatch"
-	"github.com/asap-protocol/asap-go/internal/sqlite"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 )
@@ -65,7 +63,7 @@ type Node struct {
 	log           *slog.Logger
 	level         *slog.LevelVar
 	key           ed25519.PrivateKey
-	store         *sqlite.Store
+	store         Store
 	ledger        *ledger.Ledger
 	follower      *notify.Follower
 	limits        *notify.Warnings
@@ -158,39 +156,6 @@ func Open(ctx context.Context, config Config, o Options) (_ *Node, err error) {
 	return n, nil
 }
 
-// openStore opens the data directory, its key, and the store in it.
-func (n *Node) openStore(ctx context.Context, now func() time.Time) error {
-	path, err := n.config.StorePath()
-	if err != nil {
-		return err
-	}
-	if err := openData(n.config.Data); err != nil {
-		return err
-	}
-	exists := false
-	if path != "" {
-		_, err := os.Stat(path)
-		exists = err == nil
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	if n.key, err = n.config.key(exists); err != nil {
-		return err
-	}
-	options := sqlite.Options{Now: now}
-	if path == "" {
-		n.store, err = sqlite.OpenMemory(ctx, options)
-	} else {
-		n.store, err = sqlite.Open(ctx, path, options)
-	}
-	var locked *sqlite.LockedError
-	if errors.As(err, &locked) {
-		return fmt.Errorf("%w: %w", ErrInUse, err)
-	}
-	return err
-}
-
 // openLedger recovers the ledger.
 func (n *Node) openLedger(ctx context.Context, now func() time.Time) (err error) {
 	// What is read after this may be newer than its position, never older.
@@ -209,7 +174,7 @@ func (n *Node) openLedger(ctx context.Context, now func() time.Time) (err error)
 		Origin: n.Origin(), Operator: asap.AgentURN(n.config.URN), Now: now, Prices: n.prices.Load(),
 		LostAnswer:    func(t *ledger.Task) []byte { return lostAnswer(t, ids, n.now()) },
 		AgentsChanged: n.agentsChanged,
-		Committed:     func(ledger.Batch) { n.follower.Wake() }, Recovered: n.recovered, Lead: true, Observed: n.meters.observed,
+		Committed:     n.committed, Recovered: n.recovered, Lead: true, Observed: n.meters.observed,
 	})
 	return err
 }
@@ -432,6 +397,7 @@ func (n *Node) Run(ctx context.Context) error {
 	})
 	group.Go(func() error { return n.housekeeping(gctx) })
 	group.Go(func() error { return n.follower.Run(gctx) })
+	group.Go(func() error { n.listen(gctx); return nil })
 	group.Go(func() error {
 		defer n.limits.Close()
 		n.logLimits(gctx)
@@ -563,22 +529,14 @@ func (n *Node) Reload(ctx context.Context, config Config, loadErr error) {
 }
 
 // ready reports why the node should get no requests.
-func (n *Node) ready(context.Context) error {
+func (n *Node) ready(ctx context.Context) error {
 	if err := n.ledger.Healthy(); err != nil {
 		return err
 	}
 	if err := n.sealer.Alarm(); err != nil {
 		return err
 	}
-	path := n.ledgerFile()
-	if path == "" {
-		return nil
-	}
-	free, err := freeBytes(filepath.Dir(path))
-	if err == nil && free < fullDiskBytes {
-		return fmt.Errorf("the disk of %s is full", path)
-	}
-	return nil // where free space cannot be read, commits tell
+	return n.storeReady(ctx)
 }
 
 // fullDiskBytes is where commits begin to fail for want of room.

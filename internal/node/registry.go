@@ -11,12 +11,11 @@ import (
 	"github.com/asap-protocol/asap-go/internal/identity"
 	"github.com/asap-protocol/asap-go/internal/metering"
 	"github.com/asap-protocol/asap-go/internal/registry"
-	"github.com/asap-protocol/asap-go/internal/sqlite"
 )
 
 // loadRegistry makes the index of the agents in a store. Searches go by what was
 // measured unless they ask for promises.
-func loadRegistry(ctx context.Context, store *sqlite.Store) (*registry.Index, error) {
+func loadRegistry(ctx context.Context, store Store) (*registry.Index, error) {
 	agents, err := store.Agents(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("load the registry: %w", err)
@@ -28,7 +27,7 @@ func loadRegistry(ctx context.Context, store *sqlite.Store) (*registry.Index, er
 
 // registryOf loads the index of a store that nobody writes to through this
 // process, when it is asked for the first time.
-func registryOf(store *sqlite.Store) func(context.Context) (*registry.Index, error) {
+func registryOf(store Store) func(context.Context) (*registry.Index, error) {
 	var mu sync.Mutex // guards index
 	var index *registry.Index
 	return func(ctx context.Context) (*registry.Index, error) {

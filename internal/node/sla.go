@@ -23,7 +23,6 @@ import (
 	"github.com/asap-protocol/asap-go/internal/registry"
 	"github.com/asap-protocol/asap-go/internal/sla"
 	"github.com/asap-protocol/asap-go/internal/slawatch"
-	"github.com/asap-protocol/asap-go/internal/sqlite"
 )
 
 // policy is how strictly the configuration judges promises. What it leaves out is
@@ -211,7 +210,7 @@ func (p planner) record(ctx context.Context, actor, agentID string, details map[
 // news lets WebSocket clients subscribe to what happens to breaches.
 type news struct {
 	watch *slawatch.Watch
-	store *sqlite.Store
+	store Store
 }
 
 // Position implements agent.Positioned.
@@ -299,7 +298,7 @@ func (n *Node) keepMeasuring(ctx context.Context) error {
 
 // watchOf restores what a store knows about service levels, for one who only
 // reads it, when that is asked for the first time.
-func watchOf(store *sqlite.Store, now func() time.Time) func(context.Context) (httpapi.SLAReader, error) {
+func watchOf(store Store, now func() time.Time) func(context.Context) (httpapi.SLAReader, error) {
 	var mu sync.Mutex // guards watch
 	var watch *slawatch.Watch
 	return func(ctx context.Context) (httpapi.SLAReader, error) {

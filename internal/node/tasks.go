@@ -13,14 +13,13 @@ import (
 	"github.com/asap-protocol/asap-go/internal/ledger"
 	"github.com/asap-protocol/asap-go/internal/metering"
 	"github.com/asap-protocol/asap-go/internal/notify"
-	"github.com/asap-protocol/asap-go/internal/sqlite"
 )
 
 // tasks lets the agents of this node reach its ledger: it is the translation
 // between the words of package agent, which is public, and those of ledger.
 type tasks struct {
 	ledger *ledger.Ledger
-	store  *sqlite.Store
+	store  Store
 	prices *atomic.Pointer[metering.PriceBook]
 	now    func() time.Time
 	// follower tells when the log moves.

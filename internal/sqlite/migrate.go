@@ -1,11 +1,14 @@
 package sqlite
 
 import (
+	"context"
 	"crypto/sha256"
 	"embed"
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"strconv"
 )
 
@@ -107,4 +110,53 @@ func checkSchema(c *conn, steps []migration) (int, error) {
 		return nil
 	})
 	return applied, err
+}
+
+// Schema says how far the schema of a database is, for asap migrate.
+type Schema struct {
+	Applied, Known int
+	// Missing names the steps that are still to be applied.
+	Missing []string
+}
+
+// ReadSchema reads how far the schema of the database at path is. It changes
+// nothing.
+func ReadSchema(_ context.Context, path string) (out Schema, err error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return out, err
+	}
+	if _, err := os.Stat(abs); err != nil {
+		return out, fmt.Errorf("open database: %w", err)
+	}
+	c, err := openConn(fileDSN(abs, readerPragmas+"&mode=ro"))
+	if err != nil {
+		return out, explain(abs, err)
+	}
+	defer func() { err = errors.Join(err, c.close()) }()
+	steps, err := readMigrations(migrations)
+	if err != nil {
+		return out, err
+	}
+	if out.Applied, err = checkSchema(c, steps); err != nil {
+		return out, err
+	}
+	out.Known = len(steps)
+	for _, m := range steps[out.Applied:] {
+		out.Missing = append(out.Missing, m.name)
+	}
+	return out, nil
+}
+
+// Migrate brings the schema of the database at path up to date. A node that uses
+// it makes that a *LockedError.
+func Migrate(ctx context.Context, path string) (Schema, error) {
+	s, err := Open(ctx, path, Options{})
+	if err != nil {
+		return Schema{}, err
+	}
+	if err := s.Close(); err != nil {
+		return Schema{}, err
+	}
+	return ReadSchema(ctx, path)
 }
