@@ -9,10 +9,12 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// TestMain lets the scripts run this very test binary as "asap".
+// TestMain lets the scripts run this very test binary as "asap", and the documents
+// a stand-in for curl.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"asap": func() { os.Exit(mainStatus()) },
+		"curl": func() { os.Exit(curlStatus(os.Args[1:])) },
 	})
 }
 

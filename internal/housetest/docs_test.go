@@ -74,6 +74,29 @@ func TestLinksInDocumentationLead(t *testing.T) {
 	}
 }
 
+// Whoever looks for a page finds it in the index.
+func TestIndexNamesEveryPage(t *testing.T) {
+	index, err := os.ReadFile(filepath.Join(repositoryRoot, "docs/README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pattern := range []string{"docs/*.md", "docs/reference/*.md"} {
+		pages, err := filepath.Glob(filepath.Join(repositoryRoot, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, page := range pages {
+			name, err := filepath.Rel(filepath.Join(repositoryRoot, "docs"), page)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if name != "README.md" && !strings.Contains(string(index), "]("+filepath.ToSlash(name)+")") {
+				t.Errorf("docs/README.md does not lead to %s", filepath.ToSlash(name))
+			}
+		}
+	}
+}
+
 // Whoever looks for a place to put something reads docs/architecture.md first.
 func TestArchitectureNamesEveryPackage(t *testing.T) {
 	page, err := os.ReadFile(filepath.Join(repositoryRoot, "docs/architecture.md"))
