@@ -174,7 +174,7 @@ type posting struct {
 	head    audit.Head
 	budgets []Budget
 	rollups []Rollup
-	at      map[RollupKey]int // index of rollups
+	at      map[RollupKey]int // index of rollups, once they are many
 }
 
 // chain extends the log by events, tentatively.
@@ -210,12 +210,13 @@ func (b *book) budget(l Link) *cell[Budget] {
 
 // tally adds a record to its cells, tentatively.
 func (b *book) tally(p *posting, r *metering.Record) error {
-	for _, key := range RollupKeys(r) {
+	var keys [maxRollupKeys]RollupKey
+	for _, key := range appendRollupKeys(keys[:0], r) {
 		var sums metering.Sums
 		if c := b.rollups[key]; c != nil {
 			sums = c.value
 		}
-		at, again := p.at[key]
+		at, again := p.rollup(&key)
 		if again {
 			sums = p.rollups[at].Sums
 		}
@@ -226,13 +227,44 @@ func (b *book) tally(p *posting, r *metering.Record) error {
 			p.rollups[at].Sums = sums
 			continue
 		}
-		if p.at == nil {
-			p.at = map[RollupKey]int{}
-		}
-		p.at[key] = len(p.rollups)
-		p.rollups = append(p.rollups, Rollup{key, sums})
+		p.addRollup(Rollup{key, sums})
 	}
 	return nil
+}
+
+// fewRollups is how many cells of a posting are searched without an index. One
+// task has no more; a batch of reports may have thousands.
+const fewRollups = 2 * maxRollupKeys
+
+// rollup finds a cell of the posting.
+func (p *posting) rollup(key *RollupKey) (at int, found bool) {
+	if p.at != nil {
+		at, found = p.at[*key]
+		return at, found
+	}
+	for i := range p.rollups {
+		if p.rollups[i].Key == *key {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+// addRollup adds a cell that is not there yet.
+func (p *posting) addRollup(v Rollup) {
+	switch {
+	case p.rollups == nil:
+		p.rollups = make([]Rollup, 0, maxRollupKeys)
+	case p.at != nil:
+		p.at[v.Key] = len(p.rollups)
+	case len(p.rollups) == fewRollups:
+		p.at = make(map[RollupKey]int, 2*fewRollups)
+		for i := range p.rollups {
+			p.at[p.rollups[i].Key] = i
+		}
+		p.at[v.Key] = len(p.rollups)
+	}
+	p.rollups = append(p.rollups, v)
 }
 
 // take makes a posting part of the book. It cannot fail.
@@ -288,9 +320,15 @@ func (b *book) keep(list *metering.PriceList, agent asap.AgentURN) {
 	b.changes.PriceLists = append(b.changes.PriceLists, StoredPriceList{Hash: list.Hash(), Agent: agent, Canonical: list.AppendCanonical(nil), At: b.now})
 }
 
+// maxRollupKeys is how many cells a record is counted in at most.
+const maxRollupKeys = 6
+
 // RollupKeys lists the cells a record is counted in.
 func RollupKeys(r *metering.Record) []RollupKey {
-	keys := make([]RollupKey, 0, 4)
+	return appendRollupKeys(make([]RollupKey, 0, maxRollupKeys), r)
+}
+
+func appendRollupKeys(keys []RollupKey, r *metering.Record) []RollupKey {
 	for _, span := range [...]Span{Hour, Day, Month} {
 		key := RollupKey{Span: span, StartUS: span.StartUS(r.Timestamp),
 			Agent: r.Agent, Consumer: r.Consumer, Outcome: r.Outcome, Skill: r.Skill}

@@ -94,7 +94,7 @@ func (o *record) needs(n *Needs) {
 		if it := &o.items[i]; it.err == nil {
 			n.Records = append(n.Records, it.record.Record.ID)
 			n.Tasks = append(n.Tasks, it.record.Record.TaskID)
-			n.Rollups = append(n.Rollups, RollupKeys(&it.record.Record)...)
+			n.Rollups = appendRollupKeys(n.Rollups, &it.record.Record)
 		}
 	}
 }
@@ -216,7 +216,7 @@ func (o *correct) needs(n *Needs) {
 
 func (o *correct) more(b *book, n *Needs) {
 	if ref := b.records[o.in.Ref]; ref != nil && !ref.Purged {
-		n.Rollups = append(n.Rollups, RollupKeys(&ref.Record)...)
+		n.Rollups = appendRollupKeys(n.Rollups, &ref.Record)
 	}
 }
 

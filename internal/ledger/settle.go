@@ -130,7 +130,7 @@ func (o *settle) more(b *book, n *Needs) {
 		r.Outcome, r.Timestamp = metering.Failed, b.now
 	}
 	t.describe(&r)
-	n.Rollups = append(n.Rollups, RollupKeys(&r)...)
+	n.Rollups = appendRollupKeys(n.Rollups, &r)
 }
 
 // describe fills what the admission said into a record and tells whether that

@@ -244,7 +244,7 @@ func (l *loading) budgets(n *ledger.Needs) error {
 const sumColumns = `tasks, tokens_in, tokens_out, api_calls, duration_ms, cost_nano_usd, unpriced, unreported`
 
 func (l *loading) rollups(n *ledger.Needs) error {
-	seen := make(map[ledger.RollupKey]bool, len(n.Rollups))
+	seen := map[ledger.RollupKey]bool{} // few, however many ask for them
 	for _, k := range n.Rollups {
 		if seen[k] {
 			continue
