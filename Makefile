@@ -103,8 +103,9 @@ microbench: ## run the benchmarks of the packages, briefly (set BENCHTIME for lo
 	$(GO) test -run='^$$' -bench=. -benchmem -benchtime=$(BENCHTIME) ./...
 
 .PHONY: long
-long: ## the long run, for a release: 200 kills, 10,000 random histories of budgets, tasks and corrections
+long: ## the long run, for a release: 200 kills, 60 s of overload, 10,000 random histories of budgets, tasks and corrections
 	ASAP_TEST_KILLS=200 $(GO) test -count=1 -timeout 30m -run 'Kill' ./internal/node ./internal/sqlite
+	ASAP_TEST_OVERLOAD_SECONDS=60 $(GO) test -tags heavy -count=1 -timeout 15m -v -run '^TestFaultOverload$$' ./internal/node
 	$(GO) test -count=1 -timeout 60m -run 'LimitsBesideAModel' ./internal/node -rapid.checks=10000
 	$(GO) test -count=1 -timeout 60m -run 'TestMemory/Histories' ./internal/sqlite -rapid.checks=10000
 

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	asap "github.com/asap-protocol/asap-go"
 	"github.com/asap-protocol/asap-go/client"
@@ -26,6 +27,7 @@ import (
 const (
 	childDisk     = "ASAP_TEST_NODE_DISK"     // bytes of a disk of its own, a quarter of them taken until standard input ends
 	childFileSize = "ASAP_TEST_NODE_FILESIZE" // bytes after which writing to a file is an I/O error
+	childFails    = "ASAP_TEST_NODE_FAILS"    // fsync or readonly: what fails from the first byte on standard input on
 )
 
 // spoilDisk does to this process what its environment says.
@@ -34,6 +36,21 @@ func spoilDisk(dir string) error {
 	if _, err := fmt.Sscan(os.Getenv(childFileSize), &size); err == nil {
 		signal.Ignore(syscall.SIGXFSZ)
 		return unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: size, Max: size})
+	}
+	if how := os.Getenv(childFails); how != "" {
+		go func() { // lives as long as the process
+			if _, err := os.Stdin.Read(make([]byte, 1)); err != nil {
+				return
+			}
+			var err error
+			if how == "fsync" {
+				err = failCalls(syscall.EIO, unix.SYS_FSYNC, unix.SYS_FDATASYNC)
+			} else {
+				err = failCalls(syscall.EROFS, unix.SYS_PWRITE64, unix.SYS_FTRUNCATE, unix.SYS_FALLOCATE)
+			}
+			fmt.Fprintln(os.Stderr, "system calls fail from now on:", how, err)
+		}()
+		return nil
 	}
 	if _, err := fmt.Sscan(os.Getenv(childDisk), &size); err != nil {
 		return nil // a good disk
@@ -49,6 +66,28 @@ func spoilDisk(dir string) error {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		_ = os.Remove(ballast)
 	}()
+	return nil
+}
+
+// failCalls makes system calls of this process, in every thread, fail from now on
+// with an error, as a broken disk makes them fail (seccomp). It cannot be undone.
+func failCalls(err syscall.Errno, calls ...uint32) error {
+	const numberAt, load, equal, answer = 0, unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, unix.BPF_RET | unix.BPF_K
+	program := []unix.SockFilter{{Code: load, K: numberAt}}
+	for i, call := range calls {
+		program = append(program, unix.SockFilter{Code: equal, Jt: uint8(len(calls) - i), K: call}) //nolint:gosec // a few
+	}
+	program = append(program,
+		unix.SockFilter{Code: answer, K: unix.SECCOMP_RET_ALLOW},
+		unix.SockFilter{Code: answer, K: unix.SECCOMP_RET_ERRNO | uint32(err)})
+	filter := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]} //nolint:gosec // a few
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("no new privileges: %w", err)
+	}
+	_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&filter))) //nolint:gosec // the way to call it
+	if errno != 0 {
+		return fmt.Errorf("seccomp: %w", errno)
+	}
 	return nil
 }
 

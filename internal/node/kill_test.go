@@ -8,10 +8,12 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -59,7 +61,9 @@ func runChild(dir string) error {
 		return err
 	}
 	fmt.Println(n.URL())
-	return errors.Join(n.Run(context.Background()), n.Close())
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	return errors.Join(n.Run(ctx), n.Close())
 }
 
 // startChild runs a node in a process of its own and returns its URL and what

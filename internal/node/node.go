@@ -386,6 +386,7 @@ func (n *Node) Run(ctx context.Context) error {
 	sealed := make(chan struct{})
 	go func() { defer close(sealed); n.sealer.Run(sealing) }()
 
+	var stopping time.Time // set before the group ends
 	serving, stop := context.WithCancel(ctx)
 	defer stop()
 	group, gctx := errgroup.WithContext(serving)
@@ -419,13 +420,16 @@ func (n *Node) Run(ctx context.Context) error {
 			ledgerDone <- err
 		}
 		n.log.Info("stopping")
+		stopping = time.Now()
 		return n.shutdown(context.WithoutCancel(ctx))
 	})
 	err := group.Wait()
 	stopSealer()
 	<-sealed
 	stopLedger()
-	return errors.Join(err, <-ledgerDone)
+	err = errors.Join(err, <-ledgerDone)
+	n.log.Info("stopped", "after", time.Since(stopping).Round(time.Millisecond))
+	return err
 }
 
 // shutdown stops taking requests, lets running tasks end, and closes what is
