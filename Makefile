@@ -118,8 +118,8 @@ hostile: ## do to a node what hostile clients and failing systems do (Linux; rai
 	$(GO) test -tags heavy -count=1 -timeout 15m -run '^Test(Hostile|Fault)' ./internal/node
 
 .PHONY: modules
-modules: ## vet and test the modules nested in the repository
-	@for dir in $(NESTED_MODULES); do echo "--- module $$dir"; (cd $$dir && $(GO) vet ./... && $(GO) test ./...) || exit 1; done
+modules: ## tidy-check, vet and test the modules nested in the repository
+	@for dir in $(NESTED_MODULES); do echo "--- module $$dir"; (cd $$dir && $(GO) mod tidy -diff && $(GO) vet ./... && $(GO) test ./...) || exit 1; done
 
 # The Python release asks for 3.13 and works with 3.11 too.
 .PHONY: interop
