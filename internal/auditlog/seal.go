@@ -45,6 +45,11 @@ type Sealer struct {
 	wake    chan struct{}
 	waiting atomic.Int64 // entries since the last wake-up
 
+	// keys and create are set where several sealers share a log: whose notes they
+	// take over, and what makes a memory that is missing.
+	keys   audit.Keys
+	create func(audit.SignerState) error
+
 	mu     sync.Mutex // one seal at a time
 	stored bool       // the note in memory is in the store
 	alarm  atomic.Pointer[error]
@@ -114,7 +119,10 @@ func (s *Sealer) Seal(ctx context.Context) error {
 	if err := s.Alarm(); err != nil {
 		return err
 	}
-	err := s.seal(ctx)
+	err := s.catchUp(ctx)
+	if err == nil {
+		err = s.seal(ctx)
+	}
 	if err != nil && isMismatch(err) {
 		err = s.raise(ctx, err)
 	}
