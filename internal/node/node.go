@@ -20,6 +20,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -75,6 +76,7 @@ type Node struct {
 	// hostedIDs are the agents that the node runs itself. It is set before the
 	// ledger runs.
 	hostedIDs map[asap.AgentURN]bool
+	telling   sync.Mutex // held while the watch is told of agents; taken before its own
 
 	prices *atomic.Pointer[metering.PriceBook]
 	keep   *atomic.Pointer[MeteringConfig]
@@ -384,7 +386,10 @@ func (n *Node) Run(ctx context.Context) error {
 	sealing, stopSealer := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopSealer()
 	sealed := make(chan struct{})
-	go func() { defer close(sealed); n.sealer.Run(sealing) }()
+	go func() {
+		defer close(sealed)
+		_ = n.whileLeading(sealing, func(ctx context.Context) error { n.sealer.Run(ctx); return nil }) // never an error
+	}()
 
 	var stopping time.Time // set before the group ends
 	serving, stop := context.WithCancel(ctx)
@@ -406,9 +411,9 @@ func (n *Node) Run(ctx context.Context) error {
 	})
 	group.Go(func() error { return n.watch.Run(gctx, n.ledger) })
 	group.Go(func() error { return n.keepMeasuring(gctx) })
-	group.Go(func() error { return n.prober.Run(gctx) })
+	group.Go(func() error { return n.whileLeading(gctx, n.prober.Run) })
 	if n.config.SLA.WebhookURL != "" {
-		group.Go(func() error { return n.deliver(gctx) })
+		group.Go(func() error { return n.whileLeading(gctx, n.deliver) })
 	}
 	if n.certs != nil {
 		group.Go(func() error { return n.followCertificates(gctx) })
@@ -455,7 +460,9 @@ func (n *Node) housekeeping(ctx context.Context) error {
 	ticker := time.NewTicker(housekeepingEvery)
 	defer ticker.Stop()
 	for {
-		if err := n.forget(ctx); err != nil && ctx.Err() == nil {
+		if !n.ledger.Leads() {
+			// one node is enough
+		} else if err := n.forget(ctx); err != nil && ctx.Err() == nil {
 			n.log.Error("retention", "error", err)
 		}
 		if err := n.recordKeys(ctx); err != nil && ctx.Err() == nil {

@@ -59,7 +59,9 @@ func (n *Node) openWatch(ctx context.Context) error {
 		return fmt.Errorf("%w: sla.webhook_secret: %w", ErrConfig, err)
 	}
 	n.watch, err = slawatch.Open(ctx, n.store, n.store, slawatch.Options{
-		Policy: policy, ProbeInterval: time.Duration(n.config.SLA.ProbeInterval), Now: n.now, Log: n.log, CheckpointEvery: n.checkpoints.every, CheckpointAgents: n.checkpoints.agents,
+		Policy: policy, ProbeInterval: time.Duration(n.config.SLA.ProbeInterval), Now: n.now, Log: n.log, CheckpointEvery: n.checkpoints.every,
+		Shared: func() bool { return n.ledger.Shared() }, Leads: func() bool { return n.ledger.Leads() }, Led: n.leadWatch,
+		CheckpointAgents: n.checkpoints.agents,
 	})
 	return err
 }
@@ -67,14 +69,20 @@ func (n *Node) openWatch(ctx context.Context) error {
 // watchAgents begins to watch what the node hosts and what is registered, and
 // ends the watch over what is neither any more.
 func (n *Node) watchAgents(ctx context.Context, hosted []*agent.Agent) error {
+	n.telling.Lock() // what is told of an agent while it is read here comes after
+	defer n.telling.Unlock()
 	stored, err := n.store.Agents(ctx)
 	if err != nil {
 		return fmt.Errorf("watch the registered agents: %w", err)
 	}
-	n.hostedIDs = map[asap.AgentURN]bool{}
+	if n.hostedIDs == nil {
+		n.hostedIDs = map[asap.AgentURN]bool{}
+		for _, a := range hosted {
+			n.hostedIDs[a.URN()] = true
+		}
+	}
 	var ids []string
 	for _, a := range hosted {
-		n.hostedIDs[a.URN()] = true
 		ids = append(ids, string(a.URN()))
 		n.watch.SetAgent(slawatch.Agent{ID: string(a.URN()), SLA: a.Manifest().SLA})
 		// All hosted agents answer at one place, in the name of the first.
@@ -86,13 +94,32 @@ func (n *Node) watchAgents(ctx context.Context, hosted []*agent.Agent) error {
 		}
 	}
 	n.watch.KeepAgents(ids)
-	n.followAgents(stored)
+	n.tellAgents(stored)
 	return nil
 }
 
-// followAgents brings the watch up to date after a change of the registry. What
-// the node hosts itself is as it is hosted.
+// leadWatch tells the watch again which agents there are: it begins to lead.
+func (n *Node) leadWatch() {
+	ctx, cancel := context.WithTimeout(context.Background(), leadWatchWithin)
+	defer cancel()
+	if err := n.watchAgents(ctx, n.hosted); err != nil {
+		n.log.Error("some agents are not watched yet", "error", err)
+	}
+}
+
+// leadWatchWithin bounds how long the agents of the registry may take to be read.
+const leadWatchWithin = 10 * time.Second
+
+// followAgents brings the watch up to date after a change of the registry.
 func (n *Node) followAgents(agents []registry.Agent) {
+	n.telling.Lock()
+	defer n.telling.Unlock()
+	n.tellAgents(agents)
+}
+
+// tellAgents tells the watch and the prober of agents in the registry. What the
+// node hosts itself is as it is hosted. The caller holds telling.
+func (n *Node) tellAgents(agents []registry.Agent) {
 	for _, a := range agents {
 		switch {
 		case n.hostedIDs == nil || n.hostedIDs[a.ID]:
