@@ -69,7 +69,34 @@ func (n *Node) openAudit(ctx context.Context) error {
 		}
 	}
 	n.sealer = auditlog.NewSealer(n.auditLog, checkpointWriter{n}, n.log, signer)
+	if at.postgres != "" {
+		if err := n.sameLog(ctx); err != nil {
+			return err
+		}
+		n.sealer.Share(n.auditKeys, create)
+	}
 	return writePublic(filepath.Join(n.config.Data, VKeyFile), vkey+"\n")
+}
+
+// sameLog tells whether the log of a store that nodes share was begun under this
+// node's name and is signed with its key.
+func (n *Node) sameLog(ctx context.Context) error {
+	first, _, err := n.store.ListAudit(ctx, audit.Filter{}, 0, 1)
+	if err != nil {
+		return err
+	}
+	if len(first) > 0 && first[0].Seq == 0 && first[0].PreviousHash != audit.GenesisHash(n.Origin()) {
+		return fmt.Errorf("%w: the log in %s was begun under another urn than %s: nodes that share a store have one name", ErrConfig, n.store.Path(), n.Origin())
+	}
+	note, err := n.auditLog.Checkpoint(ctx)
+	if err != nil || len(note) == 0 {
+		return err
+	}
+	if _, err := n.auditKeys.Open(note); err != nil {
+		return fmt.Errorf("%w: the log in %s is signed with another key than this node's: nodes that share a store have one key and one urn; give this one the same, as node_key or %s: %w",
+			ErrConfig, n.store.Path(), KeyFile, err)
+	}
+	return nil
 }
 
 // checkpointWriter is the node's ledger, which is opened after the sealer is made.
