@@ -66,6 +66,7 @@ func parseMetrics(output []byte) metrics {
 // goBench runs benchmarks of a package of the product and reads what they print.
 type goBench struct {
 	dir, pkg, pattern string
+	tags              string
 	env               []string
 	time              string // -benchtime
 	count             int
@@ -75,7 +76,7 @@ type goBench struct {
 func (b *bench) goBench(ctx context.Context, g goBench) (metrics, error) {
 	ctx, cancel := context.WithTimeout(ctx, g.limit)
 	defer cancel()
-	out, err := b.goTool(ctx, g.dir, g.env, "test", "-run", "^$", "-bench", g.pattern, "-benchmem", "-benchtime", g.time,
+	out, err := b.goTool(ctx, g.dir, g.env, "test", "-tags", g.tags, "-run", "^$", "-bench", g.pattern, "-benchmem", "-benchtime", g.time,
 		"-count", strconv.Itoa(max(1, g.count)), "-timeout", g.limit.String(), g.pkg)
 	if err != nil {
 		return nil, err
