@@ -10,15 +10,15 @@ import (
 
 // The JSON-RPC methods (core.md 1).
 const (
-	MethodSend           = "asap.send"
-	MethodAck            = "asap.ack"
-	MethodSLASubscribe   = "sla.subscribe"
+	MethodSend         = "asap.send"
+	MethodAck          = "asap.ack"
+	MethodSLASubscribe = "sla.subscribe"
 	// MethodDelegationSubscribe and MethodDelegationUnsubscribe begin and end the
 	// notifications delegation.limit. They are an extension of this implementation.
 	MethodDelegationSubscribe   = "delegation.subscribe"
 	MethodDelegationUnsubscribe = "delegation.unsubscribe"
-	MethodSLAUnsubscribe = "sla.unsubscribe"
-	MethodSLABreach      = "sla.breach"
+	MethodSLAUnsubscribe        = "sla.unsubscribe"
+	MethodSLABreach             = "sla.breach"
 )
 
 // RPCID is a JSON-RPC id as the JSON text that goes into the answer: a string

@@ -132,7 +132,10 @@ func TestEntriesEndEarly(t *testing.T) {
 	for _, stopAt := range []int{1, 127, 128, 129, 1000} {
 		n := 0
 		if err := s.ReadAudit(t.Context(), func(v auditlog.Snapshot) error {
-			for range v.Entries(0, math.MaxInt64) {
+			for _, err := range v.Entries(0, math.MaxInt64) {
+				if err != nil {
+					return err
+				}
 				if n++; n == stopAt {
 					break
 				}
