@@ -86,6 +86,7 @@ type docBlock struct {
 	at     string // page and line
 	kind   string
 	reason string // why it is not run
+	indent string // of a block in a list
 	text   string
 }
 
@@ -101,7 +102,7 @@ func readBlocks(t *testing.T, page string) (blocks []docBlock) {
 		switch {
 		case fence && b == nil:
 			info := strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), "```"))
-			b = &docBlock{at: fmt.Sprintf("%s:%d", strings.TrimPrefix(page, "../../"), i+1)}
+			b = &docBlock{at: fmt.Sprintf("%s:%d", strings.TrimPrefix(page, "../../"), i+1), indent: line[:strings.Index(line, "```")]}
 			b.kind, info, _ = strings.Cut(info, " ")
 			if reason, ok := strings.CutPrefix(info, "not-run: "); ok {
 				b.reason = strings.TrimSpace(reason)
@@ -110,7 +111,7 @@ func readBlocks(t *testing.T, page string) (blocks []docBlock) {
 			blocks = append(blocks, *b)
 			b = nil
 		case b != nil:
-			b.text += line + "\n"
+			b.text += strings.TrimPrefix(line, b.indent) + "\n"
 		}
 	}
 	return blocks
