@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -48,6 +49,7 @@ type outcome struct {
 	At      time.Time `json:"at"`
 	Machine string    `json:"machine"`
 	Load    string    `json:"load"` // load average of the machine before and after
+	Nice    int       `json:"nice,omitzero"`
 	Quick   bool      `json:"quick,omitzero"`
 	Took    string    `json:"took"`
 }
@@ -108,6 +110,7 @@ func (b *bench) all(ctx context.Context, wanted map[string]bool) error {
 			continue
 		}
 		got.At, got.Machine, got.Load, got.Quick = begun.UTC().Truncate(time.Second), machine(), before+" → "+loadAverage(), b.quick
+		got.Nice = niceness()
 		got.Took = time.Since(begun).Round(time.Second).String()
 		results[r.id] = got
 		fmt.Fprintf(b.out, "%s: %s: %s (%s)\n", r.id, got.Met, got.Reached, got.Took)
@@ -171,6 +174,21 @@ func loadAverage() string {
 	}
 	one, _, _ := strings.Cut(string(text), " ")
 	return one
+}
+
+// niceness is the priority at which this process runs: below 0 it goes before
+// others of the machine. 0 where the system does not tell.
+func niceness() int {
+	stat, err := os.ReadFile("/proc/self/stat")
+	if err != nil {
+		return 0
+	}
+	_, fields, _ := strings.Cut(string(stat), ") ")
+	if parts := strings.Fields(fields); len(parts) > 16 {
+		n, _ := strconv.Atoi(parts[16]) // a number, by the format
+		return n
+	}
+	return 0
 }
 
 // machine says on what was measured.

@@ -15,7 +15,8 @@ func page(rows []row, results map[string]outcome, notes string) []byte {
 <!-- Written by make bench from docs/benchmarks/results.json and bench/notes.md. -->
 
 What is measured, against what, and what came out. A figure is a ratio within one run in which A and B take turns (the median of at least five), or CPU
-time or allocations of one operation: such figures hold on a machine that is busy with other things. Absolute times are context.
+time or allocations of one operation: such figures hold on a machine that is busy with other things, as this one was: each row says how busy (load average
+before and after, on that many cores). Absolute times and rates are context.
 
 `)
 	for _, m := range slices.Sorted(maps.Keys(machines(results))) {
@@ -50,6 +51,9 @@ time or allocations of one operation: such figures hold on a machine that is bus
 		}
 		if len(o.Details) > 0 {
 			s.WriteString("\n")
+		}
+		if o.Nice != 0 {
+			quick += fmt.Sprintf(", at nice %d", o.Nice)
 		}
 		fmt.Fprintf(&s, "Measured %s in %s%s; load average of the machine %s. `%s`\n", o.At.Format("2006-01-02 15:04 MST"), o.Took, quick, o.Load, r.command)
 	}
