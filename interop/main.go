@@ -90,6 +90,12 @@ func pythonRelease(ctx context.Context, r *report, w *world) error {
 		return err
 	}
 	w.py.checks(ctx, r, "Python client", "strict.py", w.strict.url, filepath.Join(w.strict.data, "operator.token"), token)
+	full, err := startFilled(ctx, w, "full")
+	if err != nil {
+		return err
+	}
+	w.py.checks(ctx, r, "Python client", "full.py", full.node.url, full.operator, full.agent, w.path("go.key"))
+	full.node.stop()
 	fmt.Println("# our client against the Python server")
 	callPython(ctx, r, w)
 	fmt.Println("# keys, manifests and delegation tokens, both ways")

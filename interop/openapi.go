@@ -21,10 +21,6 @@ import (
 // none, each on a node of its own that has tasks, reports, agents, delegations,
 // an audit log and a breach, and checks every answer.
 func openAPI(ctx context.Context, r *report, w *world) error {
-	hc, err := w.certificate()
-	if err != nil {
-		return err
-	}
 	// The coverage phase walks through every bound of every parameter, the fuzzing
 	// phase makes up as many requests per route as stand here.
 	for _, c := range []struct{ name, phases, examples string }{
@@ -32,13 +28,9 @@ func openAPI(ctx context.Context, r *report, w *world) error {
 		{"agent", "examples,fuzzing", "10"},
 		{"nobody", "examples,fuzzing", "5"},
 	} {
-		node, err := w.startNode(ctx, hc, c.name, "--set", "delegation.keys=urn:asap:agent:go="+w.path("go.key"), "--set", "sla.probe_interval=1s", "--set", "sla.for=0s")
+		f, err := startFilled(ctx, w, c.name)
 		if err != nil {
 			return err
-		}
-		f := &filled{w: w, node: node, hc: hc}
-		if err := f.fill(ctx); err != nil {
-			return fmt.Errorf("filling the node of %s: %w", c.name, err)
 		}
 		token := map[string]string{"operator": f.operator, "agent": f.agent}[c.name]
 		said, err := f.schemathesis(ctx, c.name, token, "--phases", c.phases, "--max-examples", c.examples)
@@ -46,7 +38,7 @@ func openAPI(ctx context.Context, r *report, w *world) error {
 			fmt.Fprintln(r.out, said)
 		}
 		r.line("openapi", "schemathesis as "+c.name, casesOf(said), err)
-		node.stop()
+		f.node.stop()
 	}
 	return nil
 }
@@ -68,6 +60,20 @@ type filled struct {
 	hc              *http.Client
 	operator, agent string // tokens
 	known           map[string]map[string]any
+}
+
+// startFilled starts such a node.
+func startFilled(ctx context.Context, w *world, name string) (*filled, error) {
+	hc := &http.Client{Timeout: 30 * time.Second}
+	node, err := w.startNode(ctx, hc, name, "--set", "delegation.keys="+goAgent+"="+w.path("go.key"), "--set", "sla.probe_interval=1s", "--set", "sla.for=0s")
+	if err != nil {
+		return nil, err
+	}
+	f := &filled{w: w, node: node, hc: hc}
+	if err := f.fill(ctx); err != nil {
+		return nil, fmt.Errorf("filling the node %s: %w", name, err)
+	}
+	return f, nil
 }
 
 const (
