@@ -23,7 +23,7 @@ func main() {
 		interpreter = flag.String("python", "../.venv/bin/python", "Python of the virtual environment")
 		scripts     = flag.String("scripts", "python", "folder of the Python scripts")
 		what        = flag.String("run", "python", "what to run: python, the Python release; openapi, schemathesis over our own interface")
-		timeout     = flag.Duration("timeout", 5*time.Minute, "for everything")
+		timeout     = flag.Duration("timeout", 15*time.Minute, "for everything")
 	)
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -96,6 +96,9 @@ func pythonRelease(ctx context.Context, r *report, w *world) error {
 	}
 	w.py.checks(ctx, r, "Python client", "full.py", full.node.url, full.operator, full.agent, w.path("go.key"))
 	full.node.stop()
+	if err := proofs(ctx, r, w, w.trusting); err != nil {
+		return err
+	}
 	fmt.Println("# our client against the Python server")
 	callPython(ctx, r, w)
 	fmt.Println("# keys, manifests and delegation tokens, both ways")

@@ -112,6 +112,10 @@ type world struct {
 	// the public key.
 	signedURL, signer string
 	closers           []func()
+	// authority has signed itself, and signs client certificates; trusting trusts it.
+	authority    *x509.Certificate
+	authorityKey *ecdsa.PrivateKey
+	trusting     *http.Client
 }
 
 func (w *world) close() {
@@ -302,9 +306,11 @@ func (w *world) certificate() (*http.Client, error) {
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(certificate)
+	w.authority, w.authorityKey = certificate, key
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}
 	w.closers = append(w.closers, transport.CloseIdleConnections)
-	return &http.Client{Transport: transport, Timeout: 10 * time.Second}, nil
+	w.trusting = &http.Client{Transport: transport, Timeout: 10 * time.Second}
+	return w.trusting, nil
 }
 
 // get returns the body of a GET.
