@@ -33,6 +33,7 @@ type tx struct {
 	batch   *pgx.Batch // what changes become
 	tally   tally
 	parts   []partition // to be made first
+	sent    bool        // the COMMIT may have reached the server
 }
 
 // tally is what the statements of a batch have counted.
@@ -61,8 +62,6 @@ func (s *Store) Update(ctx context.Context, f func(ledger.Tx) error) error {
 	switch {
 	case err == nil:
 		return t.committed(ctx)
-	case errors.Is(err, ledger.ErrUnavailable): // nothing of it was sent
-		return err
 	case answered(err): // the server has refused a statement before the COMMIT, or the COMMIT itself
 		t.rollback(ctx)
 		s.parts = partitions{} // what is known of them may be what was wrong
@@ -197,10 +196,6 @@ func (t *tx) Write(ctx context.Context, c *ledger.Changes) error {
 			return err
 		}
 	}
-	var err error
-	if t.parts, err = t.store.missing(ctx, c); err != nil {
-		return err
-	}
 	return t.queue()
 }
 
@@ -220,9 +215,14 @@ func (t *tx) queue() error {
 
 // commit sends the changes and the COMMIT.
 func (t *tx) commit(ctx context.Context) error {
+	var err error
+	if t.parts, err = t.store.missing(ctx, t.changes); err != nil {
+		return err
+	}
 	if err := t.store.makeParts(ctx, t.parts); err != nil {
 		return err
 	}
+	t.sent = true
 	if err := t.store.send(ctx, t.batch); err != nil {
 		return err
 	}
@@ -246,7 +246,7 @@ func (t *tx) commit(ctx context.Context) error {
 // Only when that cannot be found out in time the outcome is unknown.
 func (t *tx) resolve(ctx context.Context, cause error) error {
 	s := t.store
-	doubt := !answered(cause)
+	doubt := t.sent && !answered(cause)
 	err := s.persist(ctx, func() error {
 		batch := &pgx.Batch{}
 		version, kept := t.version, false
@@ -265,12 +265,13 @@ func (t *tx) resolve(ctx context.Context, cause error) error {
 			doubt = false
 			return fmt.Errorf("%w: %s: the connection was lost, and somebody else was first: %w", ledger.ErrUnavailable, s.name, cause)
 		}
-		doubt = false
+		doubt, t.sent = false, false
 		if err := t.queue(); err != nil {
 			return err
 		}
 		err = t.commit(ctx)
-		if doubt = err != nil && !answered(err); doubt {
+		if err != nil && !answered(err) {
+			doubt = t.sent
 			s.disconnect()
 		}
 		if err != nil {
