@@ -87,6 +87,9 @@ type Ledger struct {
 	ending <-chan struct{}
 
 	queue chan *pending
+	// urgent holds what goes into the next commit, however long the queue is: the
+	// changes of breaches.
+	urgent chan *pending
 	// awaited is how many operations the committer waits for, 0 if it does not;
 	// reached is told once that they are there.
 	awaited atomic.Int64
@@ -174,7 +177,7 @@ func Open(ctx context.Context, store Store, o Options) (*Ledger, error) {
 	if o.AgentsChanged == nil {
 		o.AgentsChanged = func([]registry.Agent) {}
 	}
-	l := &Ledger{store: store, opts: o, ids: asap.NewIDSource(), queue: make(chan *pending, o.Queue), reached: make(chan struct{}, 1), priced: map[string]bool{}}
+	l := &Ledger{store: store, opts: o, ids: asap.NewIDSource(), queue: make(chan *pending, o.Queue), urgent: make(chan *pending, 4), reached: make(chan struct{}, 1), priced: map[string]bool{}}
 	l.prices.Store(o.Prices)
 	l.instance = l.ids.New(o.Now())
 	if err := l.renew(ctx); err != nil {
@@ -206,8 +209,13 @@ func (l *Ledger) Run(ctx context.Context) error {
 		select {
 		case first := <-l.queue:
 			l.serve(work, first)
+		case first := <-l.urgent:
+			l.serve(work, first)
 		case <-ctx.Done():
 			l.close()
+			for len(l.urgent) > 0 {
+				l.serve(work, <-l.urgent)
+			}
 			for len(l.queue) > 0 {
 				l.serve(work, <-l.queue)
 			}
@@ -239,6 +247,9 @@ func (l *Ledger) close() {
 	l.closed = true
 	l.closing.Unlock()
 	if err := l.stopped(); err != nil {
+		for len(l.urgent) > 0 {
+			(<-l.urgent).release(err)
+		}
 		for len(l.queue) > 0 {
 			(<-l.queue).release(err)
 		}
@@ -274,6 +285,15 @@ const (
 func (l *Ledger) gather(first *pending) []*pending {
 	group := append(make([]*pending, 0, l.expect+1), first)
 	weight := first.op.weight()
+	select {
+	case p := <-l.urgent:
+		if weight += p.op.weight(); weight > MaxGroup {
+			l.next = first
+			return []*pending{p}
+		}
+		group = append(group, p)
+	default:
+	}
 	if weight >= MaxGroup {
 		return group
 	}
@@ -416,6 +436,13 @@ func (l *Ledger) enqueue(p *pending) error {
 	}
 	if l.closed {
 		return ErrClosed
+	}
+	if _, ok := p.op.(*recordBreaches); ok {
+		select {
+		case l.urgent <- p:
+			return nil
+		default:
+		}
 	}
 	select {
 	case l.queue <- p:

@@ -84,7 +84,7 @@ func (n *Node) watchAgents(ctx context.Context, hosted []*agent.Agent) error {
 	var ids []string
 	for _, a := range hosted {
 		ids = append(ids, string(a.URN()))
-		n.watch.SetAgent(slawatch.Agent{ID: string(a.URN()), SLA: a.Manifest().SLA})
+		n.watch.SetAgent(slawatch.Agent{ID: string(a.URN()), SLA: a.Manifest().SLA, TTL: ownTTL(a.Manifest().TTLSeconds)})
 		// All hosted agents answer at one place, in the name of the first.
 		n.prober.Set(prober.Target{Agent: string(a.URN()), URL: n.URL() + prober.HealthPath, Expect: string(hosted[0].URN()), Own: true})
 	}
@@ -132,7 +132,7 @@ func (n *Node) tellAgents(agents []registry.Agent) {
 			target := prober.Target{Agent: string(a.ID), Expect: string(a.ID)}
 			var err error
 			if a.Manifest != nil {
-				watched.SLA = a.Manifest.SLA
+				watched.SLA, watched.TTL = a.Manifest.SLA, ownTTL(a.Manifest.TTLSeconds)
 				target.URL, err = prober.HealthURL(a.Manifest.Endpoints.ASAP)
 			} else {
 				target.URL, err = healthOf(a.Entry)
@@ -146,6 +146,19 @@ func (n *Node) tellAgents(agents []registry.Agent) {
 		}
 	}
 }
+
+// ownTTL is how long a manifest says that it holds, and with it what is known of
+// the agent's health. What every manifest has that says nothing about it says
+// nothing.
+func ownTTL(seconds int64) time.Duration {
+	if seconds <= asap.DefaultTTLSeconds {
+		return 0
+	}
+	return time.Duration(min(seconds, int64(maxTTL/time.Second))) * time.Second
+}
+
+// maxTTL is how long a result of a probe says something at most.
+const maxTTL = 24 * time.Hour
 
 // healthOf is where an imported agent tells how it is.
 func healthOf(e *registry.Entry) (string, error) {
