@@ -29,6 +29,7 @@ import (
 const (
 	childData     = "ASAP_TEST_NODE_DATA"
 	childSettings = "ASAP_TEST_NODE_SETTINGS"
+	childAhead    = "ASAP_TEST_NODE_AHEAD" // seconds by which its clock is ahead
 )
 
 func TestMain(m *testing.M) {
@@ -56,7 +57,15 @@ func runChild(dir string) error {
 	if err := c.Override(strings.FieldsFunc(os.Getenv(childSettings), func(r rune) bool { return r == '\n' })); err != nil {
 		return err
 	}
-	n, err := Open(context.Background(), c, Options{Agents: []*agent.Agent{counter(new(atomic.Int64))}, Log: os.Stderr})
+	ahead := 0
+	if text := os.Getenv(childAhead); text != "" {
+		var err error
+		if ahead, err = strconv.Atoi(text); err != nil {
+			return err
+		}
+	}
+	now := func() time.Time { return time.Now().Add(time.Duration(ahead) * time.Second) }
+	n, err := Open(context.Background(), c, Options{Agents: []*agent.Agent{counter(new(atomic.Int64)), failing()}, Log: os.Stderr, Now: now})
 	if err != nil {
 		return err
 	}
@@ -64,6 +73,19 @@ func runChild(dir string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	return errors.Join(n.Run(ctx), n.Close())
+}
+
+// failingURN is an agent that promises what it does not keep.
+const failingURN = "urn:asap:agent:failing"
+
+func failing() *agent.Agent {
+	promise, err := asap.ParseSLADefinition(jsontext.Value(`{"max_error_rate":"1%"}`))
+	if err != nil {
+		panic(err)
+	}
+	a := agent.New(failingURN, "Failing", agent.SLA(*promise))
+	a.Handle("fail", func(context.Context, *agent.Task) (any, error) { return nil, &agent.Failure{Message: "as ever"} })
+	return a
 }
 
 // startChild runs a node in a process of its own and returns its URL and what
