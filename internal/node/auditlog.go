@@ -301,7 +301,7 @@ func (n *Node) pruneAuditBefore(ctx context.Context, before time.Time, policy st
 }
 
 // openAuditLog is the audit log of a data directory that is only read.
-func openAuditLog(ctx context.Context, store Store, dir string) (*auditlog.Log, error) {
+func openAuditLog(ctx context.Context, store auditlog.Store, dir string) (*auditlog.Log, error) {
 	memory := audit.NewSignerFile(filepath.Join(dir, SignerFile))
 	vkey := ReadVKey(dir)
 	origin, err := originOf(ctx, store, memory, vkey)

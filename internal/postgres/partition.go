@@ -81,14 +81,12 @@ func (s *Store) missing(ctx context.Context, c *ledger.Changes) ([]partition, er
 	}
 	for i := range c.Entries {
 		if seq := c.Entries[i].Seq; !there.has(auditEntries, seq) {
-			add(partition{auditEntries, seq, seq + s.options.AuditPartition, fmt.Sprintf("%s_%d", auditEntries, seq)})
+			add(s.partitionOf(auditEntries, seq))
 		}
 	}
 	for _, r := range c.Records {
-		if at := r.Record.Timestamp; !there.has(usageRecords, at.UnixMicro()) {
-			first := ledger.Month.StartUS(at)
-			month := fromUS(first)
-			add(partition{usageRecords, first, month.AddDate(0, 1, 0).UnixMicro(), usageRecords + month.Format("_2006_01")})
+		if at := r.Record.Timestamp.UnixMicro(); !there.has(usageRecords, at) {
+			add(s.partitionOf(usageRecords, at))
 		}
 	}
 	return list, nil
@@ -98,16 +96,31 @@ func (s *Store) missing(ctx context.Context, c *ledger.Changes) ([]partition, er
 // first and attached then holds up nobody who reads or writes the others.
 func (s *Store) makeParts(ctx context.Context, parts []partition) error {
 	for _, p := range parts {
-		//nolint:gosec // names and bounds are of this package's making
-		sql := fmt.Sprintf(`CREATE TABLE %[1]s (LIKE %[2]s INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE);
-			ALTER TABLE %[2]s ATTACH PARTITION %[1]s FOR VALUES FROM (%[3]d) TO (%[4]d);
-			CREATE TRIGGER %[1]s_no_truncate BEFORE TRUNCATE ON %[1]s FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
-			INSERT INTO partitions (parent, first, until, name) VALUES ('%[2]s', %[3]d, %[4]d, '%[1]s')`, p.name, p.parent, p.first, p.until)
-		if err := s.script(ctx, sql); err != nil {
+		if err := s.script(ctx, p.sql()); err != nil {
 			return fmt.Errorf("make partition %s: %w", p.name, err)
 		}
 	}
 	return nil
+}
+
+// sql makes the partition.
+func (p *partition) sql() string {
+	//nolint:gosec // names and bounds are of this package's making
+	return fmt.Sprintf(`CREATE TABLE %[1]s (LIKE %[2]s INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE);
+			ALTER TABLE %[2]s ATTACH PARTITION %[1]s FOR VALUES FROM (%[3]d) TO (%[4]d);
+			CREATE TRIGGER %[1]s_no_truncate BEFORE TRUNCATE ON %[1]s FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+			INSERT INTO partitions (parent, first, until, name) VALUES ('%[2]s', %[3]d, %[4]d, '%[1]s')`, p.name, p.parent, p.first, p.until)
+}
+
+// partitionOf is the partition that a key needs which none has: of entries from
+// there on, of records the month.
+func (s *Store) partitionOf(parent string, key int64) partition {
+	if parent == auditEntries {
+		return partition{auditEntries, key, key + s.options.AuditPartition, fmt.Sprintf("%s_%d", auditEntries, key)}
+	}
+	first := ledger.Month.StartUS(fromUS(key))
+	month := fromUS(first)
+	return partition{usageRecords, first, month.AddDate(0, 1, 0).UnixMicro(), usageRecords + month.Format("_2006_01")}
 }
 
 // script runs several statements on the writing connection.

@@ -34,6 +34,9 @@ type Options struct {
 	// AuditPartition is how many entries of the audit log share a partition, for
 	// partitions that are made from now on; 0 for 4,194,304.
 	AuditPartition int64
+	// UnfinishedCopy opens a store even if a copy into it was not finished, to
+	// verify it.
+	UnfinishedCopy bool
 }
 
 // Store is a ledger.Store in a PostgreSQL database, and the readers of what it
@@ -102,6 +105,15 @@ func (s *Store) open(ctx context.Context, config *pgx.ConnConfig) error {
 func (s *Store) prepare(ctx context.Context, c *pgx.Conn, steps []migration) error {
 	if err := checkServer(ctx, c); err != nil {
 		return s.readError(ctx, err)
+	}
+	if !s.options.UnfinishedCopy {
+		var copying bool
+		if err := c.QueryRow(ctx, unfinished).Scan(&copying); err != nil {
+			return s.readError(ctx, err)
+		}
+		if copying {
+			return fmt.Errorf("%s: %w", s.name, ErrCopyUnfinished)
+		}
 	}
 	if !s.options.ReadOnly && !s.options.KeepSchema {
 		return s.readError(ctx, migrate(ctx, c, steps))
