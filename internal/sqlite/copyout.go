@@ -90,6 +90,9 @@ func (s *Store) CopyOut(ctx context.Context, f func(ledger.CopyTable) error) (er
 			return rows(snap, query, func(r *row) ([]any, error) {
 				for i := range values {
 					values[i] = r.values[i]
+					if b, ok := values[i].([]byte); ok && b == nil {
+						values[i] = []byte{} // the driver's empty blob, which others take for null
+					}
 				}
 				return values, nil
 			})
