@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"strings"
 	"time"
 
@@ -46,9 +45,6 @@ with status 1 if the target is not empty, or if anything differs.`,
 				}
 				config.Store = from
 			}
-			if u, err := url.Parse(to); err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" {
-				return usageErrorf("--to: %s is not postgres://…", safeStore(to))
-			}
 			report, err := node.CopyStore(cmd.Context(), config, to, time.Now, func(t node.CopiedTable) {
 				if !a.json {
 					_, _ = fmt.Fprintf(a.errOut, "%s: %d rows\n", t.Name, t.Rows) // progress is for people
@@ -71,7 +67,7 @@ with status 1 if the target is not empty, or if anything differs.`,
 	}
 	flags.add(cmd)
 	cmd.Flags().StringVar(&from, "from", "", "the store to copy, sqlite:PATH (default: that of the configuration)")
-	cmd.Flags().StringVar(&to, "to", "", "the empty database to copy into, postgres://USER@HOST/DATABASE")
+	cmd.Flags().StringVar(&to, "to", "", "the empty database to copy into: postgres://USER@HOST/DATABASE, or env:NAME or file:PATH of one")
 	mustRequire(cmd, "to")
 	return cmd
 }

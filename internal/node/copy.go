@@ -41,18 +41,27 @@ type CopyReport struct {
 }
 
 // CopyStore moves the whole history of a stopped node from the SQLite store of
-// config into the empty PostgreSQL database that url names. The source is
+// config into the empty PostgreSQL database that to names. The source is
 // verified first and never changed. The target is marked as unfinished until
 // every table in it was read back and compared, the audit log in it verified and
 // all totals computed from it again; a copy that was interrupted starts over. The
-// node's key and the signer's memory stay where they are.
-func CopyStore(ctx context.Context, config Config, url string, now func() time.Time, progress func(CopiedTable)) (report CopyReport, err error) {
+// node's key and the signer's memory stay where they are. to is written as in the
+// configuration, store.
+func CopyStore(ctx context.Context, config Config, to string, now func() time.Time, progress func(CopiedTable)) (report CopyReport, err error) {
+	target, err := (&Config{Store: to}).storePlace()
+	if err != nil {
+		return report, fmt.Errorf("the store to copy into: %w", err)
+	}
+	if target.postgres == "" {
+		return report, fmt.Errorf("%w: the store to copy into: %s is not postgres://…", ErrConfig, redactStore(to))
+	}
+	url := target.postgres
 	path, err := config.StorePath()
 	if err != nil {
 		return report, err
 	}
 	if path == "" {
-		return report, fmt.Errorf("%w: a store in memory has no history to copy", ErrConfig)
+		return report, fmt.Errorf("%w: the store to copy is not a SQLite file", ErrConfig)
 	}
 	if _, err := os.Stat(path); err != nil {
 		return report, fmt.Errorf("open the store to copy: %w", err)
