@@ -24,7 +24,7 @@ func (b *bench) python() (start func(context.Context, string) (*contest, error),
 		return nil, ""
 	}
 	return func(ctx context.Context, dir string) (*contest, error) {
-		process, err := load.Start(ctx, os.Stderr, interpreter, filepath.Join(b.root, "bench/python/server.py"), filepath.Join(dir, "usage.db"))
+		process, err := load.Start(ctx, os.Stderr, interpreter, "-W", "ignore", filepath.Join(b.root, "bench/python/server.py"), filepath.Join(dir, "usage.db"))
 		if err != nil {
 			return nil, err
 		}
