@@ -1,11 +1,17 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/asap-protocol/asap-go/audit"
 	"github.com/asap-protocol/asap-go/client"
+	"github.com/asap-protocol/asap-go/internal/node"
 	"github.com/go-json-experiment/json"
 )
 
@@ -93,4 +99,38 @@ func entryOf(d *demo, eventType, grant string) int {
 		}
 	}
 	return -1
+}
+
+// An interrupted demo stops its node and leaves what the next one may make anew.
+func TestDemoInterrupted(t *testing.T) {
+	t.Parallel()
+	a, _, _ := testApp(t, nil)
+	ctx, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
+	a.out = whenSaid{"question   tokens in", interrupt}
+	dir := filepath.Join(t.TempDir(), "story")
+	err := a.demo(ctx, dir, false)
+	var status *statusError
+	if !errors.As(err, &status) || status.status != exitRefused || !strings.Contains(err.Error(), "interrupted") {
+		t.Fatalf("interrupted: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, node.URLFile)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the node has not stopped: %v", err)
+	}
+	if err := (&demo{a: a, dir: dir}).mayClear(t.Context()); err != nil {
+		t.Errorf("the next demo: %v", err)
+	}
+}
+
+// whenSaid is a stream that does something when a text is written to it.
+type whenSaid struct {
+	text string
+	do   func()
+}
+
+func (w whenSaid) Write(p []byte) (int, error) {
+	if strings.Contains(string(p), w.text) {
+		w.do()
+	}
+	return len(p), nil
 }
