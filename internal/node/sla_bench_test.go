@@ -213,7 +213,7 @@ func BenchmarkBreachFrames(b *testing.B) {
 		round  = 4 * time.Second
 		every  = 20 * time.Millisecond
 		ticks  = int(round / every)
-		opens  = crowdAgents / 4 / ticks // breaches at each tick
+		opens  = 2 // breaches at each tick
 	)
 	rate := outcomesPerSecond(b)
 	type trigger struct{ offered, committed time.Time }
