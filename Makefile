@@ -80,15 +80,16 @@ tidy-check: ## check that go.mod and go.sum are as go mod tidy leaves them, and 
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (100000x each)
 	@binary=$$(mktemp); trap 'rm -f "$$binary"' EXIT; \
-	$(GO) list -f '{{$$p := .}}{{range .TestGoFiles}}{{$$p.ImportPath}} {{$$p.Dir}} {{.}}{{"\n"}}{{end}}{{range .XTestGoFiles}}{{$$p.ImportPath}} {{$$p.Dir}} {{.}}{{"\n"}}{{end}}' ./... | \
+	for module in . difftest; do \
+	(cd $$module && $(GO) list -f '{{$$p := .}}{{range .TestGoFiles}}{{$$p.ImportPath}} {{$$p.Dir}} {{.}}{{"\n"}}{{end}}{{range .XTestGoFiles}}{{$$p.ImportPath}} {{$$p.Dir}} {{.}}{{"\n"}}{{end}}' ./...) | \
 	while read -r package dir file; do \
 		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$dir/$$file"); do \
-			if [ "$$package" != "$${built:-}" ]; then $(GO) test -c -fuzz=Fuzz -o "$$binary" "$$package" || exit 1; built=$$package; fi; \
+			if [ "$$package" != "$${built:-}" ]; then (cd "$$dir" && $(GO) test -c -fuzz=Fuzz -o "$$binary" .) || exit 1; built=$$package; fi; \
 			echo "--- fuzz $$package $$target"; \
 			(cd "$$dir" && "$$binary" -test.run='^$$' -test.fuzz="^$$target\$$" -test.fuzztime=$(FUZZTIME) -test.fuzzminimizetime=5s \
 				-test.fuzzcachedir="$$($(GO) env GOCACHE)/fuzz/$$package") || exit 1; \
 		done; \
-	done
+	done || exit 1; done
 
 .PHONY: docs
 docs: ## write docs/reference anew from the code
