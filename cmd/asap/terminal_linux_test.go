@@ -85,3 +85,26 @@ func TestColourOnATerminal(t *testing.T) {
 		}
 	}
 }
+
+// On a terminal a verification says how far it is, and takes that back; in a pipe
+// it says nothing.
+func TestProgressOnATerminal(t *testing.T) {
+	ours, theirs := pseudoTerminal(t)
+	a, _, _ := testApp(t, nil)
+	a.errOut = theirs
+	show, done := a.progress()
+	show(10_000, 0)
+	show(20_000, 63_000)
+	done()
+	const want = "\r10000 entries checked\r20000 of 63000 entries checked\r\x1b[K"
+	if got := seen(t, ours, "\x1b[K"); got != want {
+		t.Errorf("on the terminal %q, want %q", got, want)
+	}
+	a, _, piped := testApp(t, nil)
+	show, done = a.progress()
+	show(10_000, 0)
+	done()
+	if piped.Len() != 0 {
+		t.Errorf("in a pipe %q", piped)
+	}
+}
