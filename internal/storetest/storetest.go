@@ -90,6 +90,7 @@ func Run(t *testing.T, fresh func(t testing.TB) Backend) {
 		{"Feed", testFeed},
 		{"News", testNews},
 		{"Warnings", testWarnings},
+		{"Breaches", testBreaches},
 		{"Journal", testJournal},
 		{"Deserted", testDeserted},
 		{"Instances", testInstances},
