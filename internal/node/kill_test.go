@@ -65,7 +65,7 @@ func runChild(dir string) error {
 		}
 	}
 	now := func() time.Time { return time.Now().Add(time.Duration(ahead) * time.Second) }
-	n, err := Open(context.Background(), c, Options{Agents: []*agent.Agent{counter(new(atomic.Int64)), failing()}, Log: os.Stderr, Now: now})
+	n, err := Open(context.Background(), c, Options{Agents: []*agent.Agent{counter(new(atomic.Int64)), breaking()}, Log: os.Stderr, Now: now})
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func runChild(dir string) error {
 // failingURN is an agent that promises what it does not keep.
 const failingURN = "urn:asap:agent:failing"
 
-func failing() *agent.Agent {
+func breaking() *agent.Agent {
 	promise, err := asap.ParseSLADefinition(jsontext.Value(`{"max_error_rate":"1%"}`))
 	if err != nil {
 		panic(err)
