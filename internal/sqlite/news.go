@@ -12,20 +12,24 @@ import (
 	"github.com/asap-protocol/asap-go/internal/registry"
 )
 
+// newsQuery says, in one look, how far the log has come, and what there is of each
+// kind behind an entry. It is asked after every commit.
+const newsQuery = `SELECT h.seq, c.records,
+	EXISTS (SELECT 1 FROM sla_notification WHERE seq > ?1), EXISTS (SELECT 1 FROM limit_warnings WHERE seq > ?1),
+	EXISTS (SELECT 1 FROM revocations WHERE entry_seq > ?1), EXISTS (SELECT 1 FROM registry_agents WHERE entry_seq > ?1)
+	FROM audit_head h CROSS JOIN ledger_counters c`
+
 // News returns what the log has gained behind an entry.
-func (s *Store) News(ctx context.Context, after int64) (news ledger.News, err error) {
-	news.Head = -1
+func (s *Store) News(ctx context.Context, after int64) (ledger.News, error) {
+	news, more, err := s.newest(ctx, after)
+	if err != nil || !more {
+		return news, s.readError(ctx, err)
+	}
+	// Seldom: all of it as of one moment.
+	news = ledger.News{Head: -1}
 	err = s.read(ctx, func(q *sql.Tx) error {
-		switch err := q.QueryRowContext(ctx, `SELECT h.seq, c.records FROM audit_head h CROSS JOIN ledger_counters c`).Scan(&news.Head, &news.Records); {
-		case errors.Is(err, sql.ErrNoRows):
-			return nil
-		case err != nil:
-			return err
-		case news.Head <= after:
-			return nil
-		}
-		if err := q.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM sla_notification WHERE seq > ?1), EXISTS (SELECT 1 FROM limit_warnings WHERE seq > ?1)`,
-			after).Scan(&news.Breaches, &news.Warnings); err != nil {
+		var revoked, changed bool
+		if err := q.QueryRowContext(ctx, newsQuery, after).Scan(&news.Head, &news.Records, &news.Breaches, &news.Warnings, &revoked, &changed); err != nil {
 			return err
 		}
 		if err := each(ctx, q, `SELECT issuer, token_id, at_us, actor, reason, entry_seq FROM revocations WHERE entry_seq > ? ORDER BY entry_seq`,
@@ -39,10 +43,36 @@ func (s *Store) News(ctx context.Context, after int64) (news ledger.News, err er
 			}, after); err != nil {
 			return err
 		}
+		var err error
 		news.Agents, err = readAgents(ctx, q, ` WHERE entry_seq > ?`, `entry_seq, agent`, after)
 		return err
 	})
 	return news, err
+}
+
+// newest asks newsQuery; more tells whether there are revocations or
+// changed agents to read.
+func (s *Store) newest(ctx context.Context, after int64) (news ledger.News, more bool, err error) {
+	news.Head = -1
+	if s.memory != nil {
+		s.memory.RLock()
+		defer s.memory.RUnlock()
+	}
+	s.preparing.Lock()
+	if s.newestQuery == nil {
+		s.newestQuery, err = s.readers.PrepareContext(ctx, newsQuery)
+	}
+	query := s.newestQuery
+	s.preparing.Unlock()
+	if err != nil {
+		return news, false, err
+	}
+	var revoked, changed bool
+	err = query.QueryRowContext(ctx, after).Scan(&news.Head, &news.Records, &news.Breaches, &news.Warnings, &revoked, &changed)
+	if errors.Is(err, sql.ErrNoRows) { // an empty log
+		return news, false, nil
+	}
+	return news, revoked || changed, err
 }
 
 // readAgents reads the agents that a condition selects, in an order, parsed.

@@ -49,6 +49,9 @@ type Store struct {
 	readers *sql.DB
 	dsn     string // of connections that read
 
+	preparing   sync.Mutex
+	newestQuery *sql.Stmt // newsQuery, once it was asked; guarded by preparing
+
 	// memory is held by the one writer or by readers, where there is no WAL that
 	// would keep them apart; nil for a file.
 	memory *sync.RWMutex
@@ -241,6 +244,12 @@ func (s *Store) Close() error {
 	defer s.write.Unlock()
 	var errs []error
 	if s.readers != nil {
+		s.preparing.Lock()
+		if s.newestQuery != nil {
+			errs = append(errs, s.newestQuery.Close())
+			s.newestQuery = nil
+		}
+		s.preparing.Unlock()
 		errs = append(errs, s.readers.Close())
 	}
 	if s.writer != nil {
