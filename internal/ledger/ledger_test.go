@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"strings"
 	"sync"
@@ -43,11 +44,19 @@ func (g *gate) Update(_ context.Context, f func(Tx) error) error {
 	}
 	g.entered <- len(tx.changes.Entries)
 	if err := <-g.pass; err != nil {
+		if errors.Is(err, errPersisted) {
+			g.keep(tx.changes)
+		}
 		return err
 	}
-	last := tx.changes.Entries[len(tx.changes.Entries)-1]
-	g.head = audit.Head{Size: last.Seq + 1, Hash: last.Hash, TimestampUS: last.Timestamp.UnixMicro(), LastID: last.ID}
+	g.keep(tx.changes)
 	return nil
+}
+
+// keep makes changes durable.
+func (g *gate) keep(c *Changes) {
+	last := c.Entries[len(c.Entries)-1]
+	g.head = audit.Head{Size: last.Seq + 1, Hash: last.Hash, TimestampUS: last.Timestamp.UnixMicro(), LastID: last.ID}
 }
 
 type gateTx struct {
@@ -55,8 +64,15 @@ type gateTx struct {
 	changes *Changes
 }
 
-func (t *gateTx) Load(context.Context, *Needs) (*Loaded, error) { return &Loaded{Head: t.g.head}, nil }
-func (t *gateTx) Write(_ context.Context, c *Changes) error     { t.changes = c; return nil }
+func (t *gateTx) Load(_ context.Context, n *Needs) (*Loaded, error) {
+	got := &Loaded{Now: t.g.standing.Now, Head: t.g.head}
+	if n.Entry != nil && *n.Entry == t.g.head.Size-1 {
+		got.Entry = &t.g.head.Hash
+	}
+	return got, nil
+}
+
+func (t *gateTx) Write(_ context.Context, c *Changes) error { t.changes = c; return nil }
 
 var event = audit.Event{Type: audit.ConfigChanged, Actor: "urn:asap:agent:operator"}
 
@@ -121,6 +137,50 @@ func TestGroupsQueueAndCancel(t *testing.T) {
 	}
 	if _, err := l.Append(t.Context(), event); !errors.Is(err, ErrClosed) {
 		t.Errorf("after the end: %v", err)
+	}
+}
+
+// errPersisted is a commit that happened although nobody was told.
+var errPersisted = fmt.Errorf("%w: the connection was lost", ErrOutcomeUnknown)
+
+// On a store that nodes share the ledger finds out what became of a commit, tells
+// its callers that, and goes on. Its time is the store's.
+func TestSharedLedgerFindsOut(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	g := newGate()
+	ahead := time.Now().Add(time.Hour)
+	g.standing = Standing{Now: ahead, Leads: true}
+	l, err := Open(t.Context(), g, Options{Origin: "test.example/log", Lead: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !l.Shared() || !l.Leads() || l.Now().Before(ahead) {
+		t.Errorf("shared %v, leads %v, at %s", l.Shared(), l.Leads(), l.Now())
+	}
+	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+	ended := make(chan error)
+	go func() { ended <- l.Run(ctx) }()
+	for _, c := range []struct{ outcome, want error }{{errPersisted, nil}, {ErrOutcomeUnknown, ErrUnavailable}, {nil, nil}} {
+		told := make(chan error)
+		go func() {
+			_, err := l.Append(t.Context(), event)
+			told <- err
+		}()
+		<-g.entered
+		g.pass <- c.outcome
+		if err := <-told; !errors.Is(err, c.want) || errors.Is(err, ErrOutcomeUnknown) {
+			t.Errorf("outcome %v: told %v", c.outcome, err)
+		}
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if g.head.Size != 2 || g.head.TimestampUS != ahead.UTC().UnixMicro() {
+		t.Errorf("the log ends at %d, %d", g.head.Size, g.head.TimestampUS)
+	}
+	if l.Leads() {
+		t.Error("it leads after its end")
 	}
 }
 
