@@ -28,8 +28,8 @@ type SLAPlanner interface {
 
 // maintenanceRequest is the body of POST /agents/{id}/sla/maintenance.
 type maintenanceRequest struct {
-	Start       string `json:"start" doc:"RFC 3339, at least an hour from now unless retroactive"`
-	End         string `json:"end" doc:"RFC 3339; what lasts longer than 4 hours in 30 days counts as service"`
+	Start       string `json:"start" format:"date-time" minLength:"1" doc:"RFC 3339, at least an hour from now unless retroactive"`
+	End         string `json:"end" format:"date-time" minLength:"1" doc:"RFC 3339; what lasts longer than 4 hours in 30 days counts as service"`
 	Reason      string `json:"reason,omitempty" doc:"for whoever reads it later"`
 	Retroactive bool   `json:"retroactive,omitempty" doc:"operator only: it may begin sooner, or have begun; it is marked so for ever"`
 }
