@@ -133,13 +133,14 @@ interop: $(VENV)/installed build ## run against the Python release, both ways (n
 openapi: $(VENV)/installed build ## hold a node to its own OpenAPI document, with schemathesis (needs Python, as interop)
 	@cd interop && $(GO) run . -run openapi -asap ../asap -python ../$(VENV)/bin/python
 
-$(VENV)/installed: interop/requirements.txt
+$(VENV)/installed: interop/requirements.txt deploy/monitoring/requirements.txt
 	$(PYTHON) -m venv --clear $(VENV)
 	@$(call pip_install,interop/requirements.txt)
+	@$(call pip_install,deploy/monitoring/requirements.txt)
 	@touch $@
 
 .PHONY: check
-check: lint tidy-check test race modules interop openapi postgres hostile ## what CI runs: format, linters, go.mod, tests, race detector, nested modules, the Python release, our OpenAPI document, PostgreSQL, hostile input, a short run of every fuzz target
+check: lint tidy-check test race modules interop openapi dashboard postgres hostile ## what CI runs: format, linters, go.mod, tests, race detector, nested modules, the Python release, our OpenAPI document, the dashboard, PostgreSQL, hostile input, a short run of every fuzz target
 	$(MAKE) --no-print-directory fuzz FUZZTIME=10000x
 
 .PHONY: sbom
@@ -161,6 +162,10 @@ reproducible: build ## build the binary again, elsewhere and from nothing, and c
 .PHONY: vuln
 vuln: ## look for known vulnerabilities in what is built (needs the Go vulnerability database)
 	$(GO) tool -modfile=tools/vuln/go.mod govulncheck $(if $(VULNDB),-db $(VULNDB)) ./...
+
+.PHONY: dashboard
+dashboard: $(VENV)/installed ## load the Grafana dashboard with Grafana's own types (needs Python, as interop)
+	$(VENV)/bin/python deploy/monitoring/check.py
 
 .PHONY: version
 version: ## print the version
