@@ -3,6 +3,7 @@ package slawatch
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,9 +18,9 @@ func (h hookOf) OnSLAEvent(ctx context.Context, e Event) error { return h(ctx, e
 func TestHookThatTakesTooLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &Watch{opts: Options{Log: slog.New(slog.DiscardHandler)}, feed: newFeed(&changeLog{})}
-		told := 0
+		var told atomic.Int64
 		stats := w.AddHook(hookOf(func(ctx context.Context, _ Event) error {
-			told++
+			told.Add(1)
 			if _, bounded := ctx.Deadline(); !bounded {
 				t.Error("no deadline")
 			}
@@ -32,18 +33,18 @@ func TestHookThatTakesTooLong(t *testing.T) {
 		synctest.Wait()
 		w.feed.publish(log.add(HookQueue + 5))
 		synctest.Wait()
-		if got := stats(); got != (HookStats{Dropped: 5}) || told != 1 {
-			t.Errorf("%+v after %d", got, told)
+		if got := stats(); got != (HookStats{Dropped: 5}) || told.Load() != 1 {
+			t.Errorf("%+v after %d", got, told.Load())
 		}
 		time.Sleep(HookTimeout)
 		synctest.Wait()
-		if got := stats(); got.Late != 1 || told != 1 {
-			t.Errorf("%+v after %d", got, told)
+		if got := stats(); got.Late != 1 || told.Load() != 1 {
+			t.Errorf("%+v after %d", got, told.Load())
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if told != 2 {
-			t.Errorf("it came back and was told %d times", told)
+		if told.Load() != 2 {
+			t.Errorf("it came back and was told %d times", told.Load())
 		}
 		w.feed.close()
 		time.Sleep(2 * time.Minute)
