@@ -109,6 +109,10 @@ func checkServer(ctx context.Context, c *pgx.Conn) error {
 	return nil
 }
 
+// restsUnasked is how long a connection may have rested to be used without being
+// asked first whether it is still there.
+const restsUnasked = 50 * time.Millisecond
+
 // openPool opens the connections that read, and write what is not the ledger's.
 func (s *Store) openPool(ctx context.Context, config *pgx.ConnConfig) error {
 	pool, err := pgxpool.ParseConfig("")
@@ -121,6 +125,9 @@ func (s *Store) openPool(ctx context.Context, config *pgx.ConnConfig) error {
 	}
 	pool.MaxConns = int32(s.options.Readers) //nolint:gosec // a small number
 	pool.MaxConnIdleTime = time.Minute
+	// A server that was restarted leaves connections that look open. It takes
+	// longer to come back than a connection that is in constant use rests.
+	pool.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool { return p.IdleDuration > restsUnasked }
 	pool.AfterConnect = func(ctx context.Context, c *pgx.Conn) error {
 		_, err := c.Exec(ctx, `SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local')`)
 		return err
