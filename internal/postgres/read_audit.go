@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/asap-protocol/asap-go/audit"
+	"github.com/asap-protocol/asap-go/internal/ledger"
 )
 
 // seqAt finds the first entry at or after a time by halving: times never go
@@ -60,14 +61,14 @@ func (s *Store) ListAudit(ctx context.Context, f audit.Filter, from int64, limit
 		}
 		until := size
 		if !f.Start.IsZero() {
-			first, err := seqAt(ctx, q, size, ceilUS(f.Start))
+			first, err := seqAt(ctx, q, size, ledger.CeilUS(f.Start))
 			if err != nil {
 				return err
 			}
 			from = max(from, first)
 		}
 		if !f.End.IsZero() {
-			if until, err = seqAt(ctx, q, size, ceilUS(f.End)); err != nil {
+			if until, err = seqAt(ctx, q, size, ledger.CeilUS(f.End)); err != nil {
 				return err
 			}
 		}

@@ -58,24 +58,15 @@ func selection(f *metering.Filter, m mark) clauses {
 	text("delegation", f.Delegation)
 	from := m.beforeUS
 	if !f.Start.IsZero() {
-		from = max(from, ceilUS(f.Start))
+		from = max(from, ledger.CeilUS(f.Start))
 	}
 	if from != math.MinInt64 {
 		c.add("timestamp_us >= ?", from)
 	}
 	if !f.End.IsZero() {
-		c.add("timestamp_us < ?", ceilUS(f.End))
+		c.add("timestamp_us < ?", ledger.CeilUS(f.End))
 	}
 	return c
-}
-
-// ceilUS rounds up to the microsecond: a record at t-1ns is never later than t.
-func ceilUS(t time.Time) int64 {
-	us := t.UnixMicro()
-	if t.Nanosecond()%1000 != 0 {
-		us++
-	}
-	return us
 }
 
 // ListUsage returns a page of the selected records in ascending (Timestamp,

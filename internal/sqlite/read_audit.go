@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/asap-protocol/asap-go/audit"
+	"github.com/asap-protocol/asap-go/internal/ledger"
 )
 
 // entryTime is when an entry was made; no row if it is not there.
@@ -70,14 +71,14 @@ func (s *Store) ListAudit(ctx context.Context, f audit.Filter, from int64, limit
 			return us, q.QueryRowContext(ctx, entryTime, seq).Scan(&us)
 		}
 		if !f.Start.IsZero() {
-			first, err := seqAt(timeOf, size, ceilUS(f.Start))
+			first, err := seqAt(timeOf, size, ledger.CeilUS(f.Start))
 			if err != nil {
 				return err
 			}
 			from = max(from, first)
 		}
 		if !f.End.IsZero() {
-			if until, err = seqAt(timeOf, size, ceilUS(f.End)); err != nil {
+			if until, err = seqAt(timeOf, size, ledger.CeilUS(f.End)); err != nil {
 				return err
 			}
 		}

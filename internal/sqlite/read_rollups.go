@@ -3,7 +3,6 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"iter"
 	"math"
@@ -54,76 +53,25 @@ type aggregation struct {
 	out  []metering.RollupRow
 }
 
-// run cuts the range into months, days, hours and what is left at the edges.
+// run sums the pieces of the range, each from the coarsest that holds it.
 func (a *aggregation) run() error {
 	if a.f.TaskID != "" {
 		return a.records(a.f.Start, a.f.End)
 	}
-	lo, hi := int64(math.MinInt64), int64(math.MaxInt64)
-	if !a.f.Start.IsZero() {
-		lo = ceilUS(a.f.Start)
+	for _, p := range ledger.Cut(&a.f, a.dims) {
+		sum := a.edge
+		if !p.Records {
+			sum = func(lo, hi int64) error { return a.cells(p.Span, lo, hi) }
+		}
+		if err := sum(p.LoUS, p.HiUS); err != nil {
+			return err
+		}
 	}
-	if !a.f.End.IsZero() {
-		hi = ceilUS(a.f.End)
-	}
-	return a.split(lo, hi, ledger.Month)
-}
-
-// split sums the range from the cells of span and finer ones, and, where those of
-// the finest do not fit, from records.
-func (a *aggregation) split(lo, hi int64, span ledger.Span) error {
-	if lo >= hi {
-		return nil
-	}
-	finer := func(lo, hi int64) error { return a.split(lo, hi, span-1) }
-	if span == ledger.Hour {
-		finer = a.edge
-	}
-	coarsest := ledger.Month
-	switch {
-	case a.dims.Has(metering.ByHour):
-		coarsest = ledger.Hour
-	case a.dims.Has(metering.ByDay):
-		coarsest = ledger.Day
-	}
-	first, last := nextStart(lo, span), thisStart(hi, span)
-	if span > coarsest || first > last {
-		return finer(lo, hi)
-	}
-	return errors.Join(finer(lo, first), a.cells(span, first, last), finer(last, hi))
-}
-
-// thisStart is the start of the cell us is in; the ends of time are their own.
-func thisStart(us int64, span ledger.Span) int64 {
-	if us == math.MinInt64 || us == math.MaxInt64 {
-		return us
-	}
-	return span.StartUS(fromUS(us))
-}
-
-// nextStart is the start of the first cell that is not before us.
-func nextStart(us int64, span ledger.Span) int64 {
-	start := thisStart(us, span)
-	if start == us {
-		return us
-	}
-	t := fromUS(start)
-	switch span {
-	case ledger.Month:
-		t = t.AddDate(0, 1, 0)
-	case ledger.Day:
-		t = t.AddDate(0, 0, 1)
-	default:
-		t = t.Add(time.Hour)
-	}
-	return t.UnixMicro()
+	return nil
 }
 
 // edge sums the records of a part of an hour.
 func (a *aggregation) edge(lo, hi int64) error {
-	if lo >= hi {
-		return nil
-	}
 	if lo < a.mark.beforeUS {
 		var lost bool
 		if err := a.q.QueryRowContext(a.ctx, `SELECT EXISTS (SELECT 1 FROM usage_rollups WHERE span = 0 AND delegation = '' AND start_us = ?)`,
@@ -176,9 +124,6 @@ const dayOfHour = "start_us - ((start_us % 86400000000) + 86400000000) % 8640000
 
 // cells sums rollups of one span.
 func (a *aggregation) cells(span ledger.Span, lo, hi int64) error {
-	if lo >= hi {
-		return nil
-	}
 	var c clauses
 	c.add("span = ?", int64(span))
 	text := func(column, value string) {
