@@ -15,12 +15,27 @@ import (
 // see the guards in the schema; a failure undoes the whole transaction anyway.
 func (t *tx) Write(_ context.Context, c *ledger.Changes) error {
 	t.wrote = true
+	fresh := make(map[int64]bool, len(c.NewTasks))
+	for _, task := range c.NewTasks {
+		fresh[task.Seq] = true
+	}
+	// The key that a release frees may be taken again in the same group.
+	for _, task := range c.EndedTasks {
+		if task.State == ledger.Released && !fresh[task.Seq] {
+			if err := t.endTask(task); err != nil {
+				return fmt.Errorf("task %s: %w", task.ID, err)
+			}
+		}
+	}
 	for _, task := range c.NewTasks {
 		if err := t.insertTask(task); err != nil {
 			return fmt.Errorf("task %s: %w", task.ID, err)
 		}
 	}
 	for _, task := range c.EndedTasks {
+		if task.State == ledger.Released && !fresh[task.Seq] {
+			continue // above
+		}
 		if err := t.endTask(task); err != nil {
 			return fmt.Errorf("task %s: %w", task.ID, err)
 		}
