@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -19,7 +18,6 @@ import (
 	asap "github.com/asap-protocol/asap-go"
 	"github.com/asap-protocol/asap-go/client"
 	loadtest "github.com/asap-protocol/asap-go/internal/load"
-	"github.com/asap-protocol/asap-go/internal/metering"
 	"github.com/go-json-experiment/json/jsontext"
 )
 
@@ -58,23 +56,7 @@ func failing(t *testing.T, how string) (dir string, c *client.Client, url string
 // that nothing is held, and that the log is whole.
 func afterFault(t *testing.T, dir string, answered map[asap.TaskID]bool) {
 	t.Helper()
-	n, stop := start(t, testConfig(dir), counter(new(atomic.Int64)))
-	if h := n.holdings(t); h.Held != 0 {
-		t.Errorf("held: %+v", h)
-	}
-	stop()
-	seen := map[asap.TaskID]int{}
-	for r, err := range openLedger(t, dir).ExportUsage(t.Context(), metering.Filter{}) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		seen[r.TaskID]++
-	}
-	for id := range answered {
-		if seen[id] != 1 {
-			t.Errorf("task %s was answered and is recorded %d times", id, seen[id])
-		}
-	}
+	recordedOnce(t, dir, answered)
 	auditedTotals(t, dir) // verifies the chain
 }
 
